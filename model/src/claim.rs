@@ -35,3 +35,12 @@ pub struct Claim {
     /// Whose.
     pub holder: ClaimHolder,
 }
+
+impl ClaimHolder {
+    /// Whose account it is in.
+    pub fn tenant(&self) -> TenantId {
+        match self {
+            Self::User(tenant, _) | Self::Domain(tenant, _) | Self::Inbox(tenant, _, _) => *tenant,
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Sending domains: what we believe about their DNS.
 
+use std::fmt;
+
 use crate::{DomainId, DomainName, PolicyTime, SecretId, TenantId};
 
 /// A name mail is sent from. Its row belongs to `domain/<id>`.
@@ -123,6 +125,20 @@ pub enum CheckKind {
     Dmarc,
     /// The name of a source address, confirmed forward.
     Ptr,
+}
+
+/// What people call it, as in `DKIM ig1`.
+impl fmt::Display for CheckKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ownership => f.write_str("ownership"),
+            Self::Mx => f.write_str("MX"),
+            Self::Spf => f.write_str("SPF"),
+            Self::Dkim(selector) => write!(f, "DKIM {selector}"),
+            Self::Dmarc => f.write_str("DMARC"),
+            Self::Ptr => f.write_str("PTR"),
+        }
+    }
 }
 
 /// How a check ended.

@@ -29,8 +29,21 @@ pub struct Inbox {
     pub credential: Credential,
     /// Its warmup.
     pub warmup: Warmup,
+    /// The time of its one warmup due row. A due row of another time is left over and does nothing.
+    pub wake_at: Option<PolicyTime>,
+    /// With whom it began threads lately, at most [`PARTNERS_MAX`](crate::limits::PARTNERS_MAX), oldest first.
+    pub partners: Vec<Partner>,
     /// When it was made.
     pub created_at: PolicyTime,
+}
+
+/// Somebody that an inbox began a thread with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partner {
+    /// Whom.
+    pub inbox: InboxId,
+    /// When.
+    pub met_at: PolicyTime,
 }
 
 /// What an inbox does.

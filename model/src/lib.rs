@@ -6,6 +6,7 @@
 
 pub mod id;
 pub mod name;
+pub mod net;
 pub mod time;
 
 pub mod domain;

@@ -10,3 +10,5 @@ pub const PAGE_MAX: usize = 500;
 pub const REPLY_CHARS_MAX: usize = 200;
 /// Characters kept of a subject.
 pub const SUBJECT_CHARS_MAX: usize = 200;
+/// Partners that an inbox remembers: three days of threads at full ramp, in 1.5 KB of its row.
+pub const PARTNERS_MAX: usize = 60;

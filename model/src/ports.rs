@@ -70,7 +70,7 @@ pub trait Rng: Send + Sync {
     fn fill(&self, bytes: &mut [u8]);
 }
 
-impl dyn Rng {
+impl dyn Rng + '_ {
     /// A random number over the whole range.
     pub fn next_u64(&self) -> u64 {
         let mut bytes = [0; 8];
@@ -278,7 +278,7 @@ pub trait Blocking: Send + Sync {
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
 }
 
-impl dyn Blocking {
+impl dyn Blocking + '_ {
     /// Runs `work` elsewhere and brings back what it made. `None` when it panicked.
     pub async fn call<T: Send + 'static>(
         &self,

@@ -128,6 +128,10 @@ pub struct Session {
     pub user: UserId,
     /// SHA-256 of the one refresh token that is good now.
     pub refresh_hash: [u8; 32],
+    /// SHA-256 of the one before it, which was exchanged for it.
+    pub previous_hash: Option<[u8; 32]>,
+    /// When they were last exchanged.
+    pub rotated_at: Option<WallTime>,
     /// When that token ends.
     pub expires_at: WallTime,
     /// When the log-in happened.
