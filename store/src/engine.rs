@@ -1,0 +1,72 @@
+//! The engine: where rows live. Everything that knows sled is behind this one trait.
+
+use std::fmt;
+
+pub(crate) mod sled;
+
+/// A write: a whole key and its value; no value removes the key.
+pub(crate) type Write = (Vec<u8>, Option<Vec<u8>>);
+
+/// A row as it lies in the engine: a whole key and its framed value.
+pub(crate) type RawRow = (Vec<u8>, Vec<u8>);
+
+/// An ordered map of bytes that knows up to which log position it has come.
+///
+/// Only the committer writes; anybody reads. A write and its position are applied as one: after a crash
+/// both are there or neither. What was applied since the last flush may be gone after a crash.
+pub(crate) trait Engine: Send + Sync + fmt::Debug {
+    /// The value at a key.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError>;
+
+    /// At most `limit` rows with `from <= key`, and `key < to` if there is an end, in the order of keys.
+    fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<RawRow>, EngineError>;
+
+    /// Applies writes together with the position that they bring the rows to.
+    fn apply(&self, writes: &[Write], position: u64) -> Result<(), EngineError>;
+
+    /// The position of the last applied write; `None` in a new engine.
+    fn position(&self) -> Result<Option<u64>, EngineError>;
+
+    /// What has been applied is on the disk when this returns. Blocks; the committer's thread only.
+    fn flush(&self) -> Result<(), EngineError>;
+
+    /// What it takes on the disk.
+    fn disk_bytes(&self) -> u64;
+
+    /// Checks what the engine must hold of itself, beyond its rows.
+    fn check(&self) -> Result<(), EngineError>;
+}
+
+/// The engine failed. After a failed write it must not be used again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the rows' engine could not {what}: {why}")]
+pub struct EngineError {
+    what: &'static str,
+    why: String,
+}
+
+// === impl EngineError ===
+
+impl EngineError {
+    pub(crate) fn new(what: &'static str, why: impl fmt::Display) -> Self {
+        Self {
+            what,
+            why: why.to_string(),
+        }
+    }
+}
+
+/// Where the position is kept, beside the rows.
+pub(crate) const POSITION_KEY: &[u8] = b"\0position";
+
+/// The position as it is kept.
+pub(crate) fn position_from(value: &[u8]) -> Result<u64, EngineError> {
+    <[u8; 8]>::try_from(value)
+        .map(u64::from_be_bytes)
+        .map_err(|_| EngineError::new("read the log position", "it has not 8 bytes"))
+}

@@ -1,0 +1,317 @@
+//! The engine on sled 0.34.7, with the discipline that it needs to survive a power cut (DESIGN §4.1).
+
+use std::{
+    any::Any,
+    fs::{self, File},
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use super::{Engine, EngineError, POSITION_KEY, RawRow, Write, position_from};
+use crate::{media::sync_parent, shim, table::show_key};
+
+/// Largest row, key and value together. sled moves bigger pages to files that it never syncs.
+pub(crate) const ROW_BYTES_MAX: usize = 4096;
+
+/// Pinned: sled's own file of settings is lost in every power cut.
+const SEGMENT_BYTES: usize = 512 * 1024;
+
+/// Where the probe of the sync shim is written.
+pub(crate) const PROBE_KEY: &[u8] = b"\0probe";
+
+/// Rows in a sled directory.
+#[derive(Debug)]
+pub(crate) struct SledEngine {
+    db: sled::Db,
+    dir: PathBuf,
+}
+
+/// Why a sled directory does not open.
+#[derive(Debug)]
+pub(crate) enum SledOpenError {
+    /// The disk or the program is at fault: full, read-only, not ours. Another directory would fare no better.
+    Unusable(EngineError),
+    /// What is in the directory is at fault: it can be moved aside and made anew.
+    Broken(EngineError),
+}
+
+// === impl SledEngine ===
+
+impl SledEngine {
+    /// Opens or makes the directory. Errors and panics of sled come back as errors; the directory is then
+    /// as sled left it, to be moved aside.
+    pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, SledOpenError> {
+        let failed = |why: io::Error| {
+            SledOpenError::Unusable(EngineError::new("prepare its directory", why))
+        };
+        remove_unfinished_snapshots(dir).map_err(failed)?;
+        let db = open_on_own_thread(dir, cache_bytes)?;
+        let engine = Self {
+            db,
+            dir: dir.to_owned(),
+        };
+        engine.prove_sync().map_err(SledOpenError::Unusable)?;
+        sync_directories(dir).map_err(failed)?;
+        engine.check().map_err(SledOpenError::Broken)?;
+        Ok(engine)
+    }
+
+    /// Fails unless a flush goes through our own `sync_file_range`.
+    fn prove_sync(&self) -> Result<(), EngineError> {
+        let failed = |why: sled::Error| EngineError::new("write its probe", why);
+        // Other bytes than last time: sled takes the same ones for no write at all, and has nothing to flush.
+        let last = self.db.get(PROBE_KEY).map_err(failed)?;
+        let last = last.and_then(|bytes| bytes.as_ref().try_into().ok());
+        let fresh = last.map_or(0, u64::from_be_bytes).wrapping_add(1);
+        let before = shim::calls();
+        self.db
+            .insert(PROBE_KEY, &fresh.to_be_bytes())
+            .map_err(failed)?;
+        self.db.flush().map_err(failed)?;
+        if shim::calls() == before {
+            return Err(EngineError::new(
+                "prove that its flush reaches the disk",
+                "sync_file_range is not the store's own in this program",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Engine for SledEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        let value = guarded("read a row", || self.db.get(key))?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<RawRow>, EngineError> {
+        let copy = |row: sled::Result<(sled::IVec, sled::IVec)>| {
+            row.map(|(key, value)| (key.to_vec(), value.to_vec()))
+        };
+        guarded("scan rows", || match to {
+            Some(to) if from >= to => Ok(Vec::new()),
+            Some(to) => self.db.range(from..to).take(limit).map(copy).collect(),
+            None => self.db.range(from..).take(limit).map(copy).collect(),
+        })
+    }
+
+    fn apply(&self, writes: &[Write], position: u64) -> Result<(), EngineError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in writes {
+            match value {
+                Some(value) if key.len() + value.len() > ROW_BYTES_MAX => {
+                    let why = format!("row {} has over {ROW_BYTES_MAX} bytes", show_key(key));
+                    return Err(EngineError::new("apply a write", why));
+                }
+                Some(value) => batch.insert(key.as_slice(), value.as_slice()),
+                None => batch.remove(key.as_slice()),
+            }
+        }
+        batch.insert(POSITION_KEY, &position.to_be_bytes());
+        guarded("apply writes", || self.db.apply_batch(batch))
+    }
+
+    fn position(&self) -> Result<Option<u64>, EngineError> {
+        let value = guarded("read the log position", || self.db.get(POSITION_KEY))?;
+        value.map(|value| position_from(&value)).transpose()
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        guarded("flush", || self.db.flush()).map(|_bytes| ())
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.db.size_on_disk().unwrap_or(0)
+    }
+
+    fn check(&self) -> Result<(), EngineError> {
+        let blobs = self.dir.join("blobs");
+        match fs::read_dir(&blobs).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(EngineError::new(
+                "keep its rows small",
+                format!("{} is not empty", blobs.display()),
+            )),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(why) => Err(EngineError::new("look for blobs", why)),
+        }
+    }
+}
+
+/// sled panics where it meets what it wrote badly; its panics are errors to us.
+fn guarded<T>(
+    what: &'static str,
+    work: impl FnOnce() -> sled::Result<T>,
+) -> Result<T, EngineError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(why)) => Err(EngineError::new(what, why)),
+        Err(panic) => Err(EngineError::new(what, panic_text(panic.as_ref()))),
+    }
+}
+
+fn open_on_own_thread(dir: &Path, cache_bytes: u64) -> Result<sled::Db, SledOpenError> {
+    const WHAT: &str = "open";
+    let unusable = |why: io::Error| SledOpenError::Unusable(EngineError::new(WHAT, why));
+    let broken = |panic: Box<dyn Any + Send>| {
+        SledOpenError::Broken(EngineError::new(WHAT, panic_text(panic.as_ref())))
+    };
+    let config = sled::Config::new()
+        .path(dir)
+        .mode(sled::Mode::LowSpace)
+        .cache_capacity(cache_bytes)
+        .segment_size(SEGMENT_BYTES)
+        .use_compression(false)
+        // Its flusher would only log a failed sync and go on. The committer flushes at checkpoints.
+        .flush_every_ms(None);
+    let thread = thread::Builder::new()
+        .name("store-open".to_owned())
+        .spawn(move || open_when_unlocked(&config))
+        .map_err(unusable)?;
+    match thread.join() {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(sled::Error::Io(why))) if why.raw_os_error().is_some() || is_locked(&why) => {
+            Err(unusable(why))
+        }
+        Ok(Err(why)) => Err(SledOpenError::Broken(EngineError::new(WHAT, why))),
+        Err(panic) => Err(broken(panic)),
+    }
+}
+
+/// Opens, waiting a little for the lock: the store's own lock keeps other processes out, so whoever holds
+/// sled's is a thread of an earlier opening in this process that is about to end.
+fn open_when_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
+    const TRIES: u32 = 100;
+    const WAIT: Duration = Duration::from_millis(20);
+    for _ in 1..TRIES {
+        match config.open() {
+            Err(sled::Error::Io(why)) if is_locked(&why) => thread::park_timeout(WAIT),
+            opened => return opened,
+        }
+    }
+    config.open()
+}
+
+/// sled says so in words only. Not to be taken for damage, or rows in use would be moved aside.
+fn is_locked(why: &io::Error) -> bool {
+    why.to_string().contains("could not acquire lock")
+}
+
+/// A snapshot that a crash left half-written would be loaded by sled as if it were whole.
+fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(why) => return Err(why),
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if name.is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating")) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// sled never syncs its directories.
+fn sync_directories(dir: &Path) -> io::Result<()> {
+    let blobs = dir.join("blobs");
+    if blobs.is_dir() {
+        File::open(blobs)?.sync_all()?;
+    }
+    File::open(dir)?.sync_all()?;
+    sync_parent(dir)
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    text.map_or_else(
+        || "it panicked".to_owned(),
+        |text| format!("it panicked: {text}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::after_prefix;
+
+    const CACHE: u64 = 16 << 20;
+
+    #[test]
+    fn writes_and_their_position_are_there_after_reopening() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("sled");
+        let engine = SledEngine::open(&path, CACHE).expect("opens");
+        assert_eq!(engine.position(), Ok(None));
+        let writes = [(vec![1, 1], Some(vec![7])), (vec![1, 2], Some(vec![8]))];
+        engine.apply(&writes, 5).expect("applied");
+        engine.apply(&[(vec![1, 1], None)], 6).expect("applied");
+        engine.flush().expect("flushed");
+        drop(engine);
+        let engine = SledEngine::open(&path, CACHE).expect("opens again");
+        assert_eq!(engine.position(), Ok(Some(6)));
+        let rows = engine.scan(&[1], after_prefix(&[1]).as_deref(), 10);
+        assert_eq!(rows, Ok(vec![(vec![1, 2], vec![8])]));
+    }
+
+    #[test]
+    fn a_row_above_four_kibibytes_is_a_hard_error() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let engine = SledEngine::open(&dir.path().join("sled"), CACHE).expect("opens");
+        let why = engine.apply(&[(vec![1], Some(vec![0; 4096]))], 1);
+        assert!(why.expect_err("too big").to_string().contains("4096"));
+        assert_eq!(engine.position(), Ok(None));
+    }
+
+    #[test]
+    fn rows_in_use_are_not_taken_for_damaged_ones() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let engine = SledEngine::open(dir.path(), CACHE).expect("opens");
+        let why = SledEngine::open(dir.path(), CACHE);
+        assert!(matches!(why, Err(SledOpenError::Unusable(_))), "{why:?}");
+        drop(engine);
+    }
+
+    #[test]
+    fn a_torn_snapshot_is_removed_before_opening() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("sled");
+        drop(SledEngine::open(&path, CACHE).expect("opens"));
+        let torn = path.join("snap.00000000000000FF.generating");
+        fs::write(&torn, b"torn").expect("written");
+        SledEngine::open(&path, CACHE).expect("opens again");
+        assert!(!torn.exists());
+    }
+
+    #[test]
+    fn a_directory_that_sled_cannot_read_is_an_error() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("sled");
+        fs::create_dir(&path).expect("made");
+        fs::write(path.join("db"), vec![0xA5; 3 << 20]).expect("written");
+        fs::write(path.join("conf"), b"no settings").expect("written");
+        assert!(SledEngine::open(&path, CACHE).is_err());
+    }
+
+    #[test]
+    fn flushes_go_through_our_own_sync() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let before = shim::calls();
+        SledEngine::open(&dir.path().join("sled"), CACHE).expect("opens");
+        assert!(shim::calls() > before);
+    }
+}

@@ -1,0 +1,445 @@
+//! The log: the commit point. Segments of frames, named by their first sequence number.
+//!
+//! Only the committer appends; a group of frames is on the disk when [`Log::append`] returns. Readers see
+//! synced frames only. Sealed segments are replaced whole by compaction, which keeps sequence numbers, so a
+//! [`BodyRef`](inboxgrove_model::message::BodyRef) and an event's id hold for ever.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use crate::{
+    frame::Frame,
+    media::{Media, UNFINISHED},
+};
+
+mod open;
+pub(crate) mod segment;
+
+pub(crate) use open::exists;
+use segment::{CHUNK_LEN, SEGMENT_HEAD_LEN, SegmentHead, SegmentReader};
+
+/// One entry of a segment's sparse index for about this many bytes.
+const INDEX_EVERY_BYTES: u64 = 64 * 1024;
+
+/// How much is read under one lock, where much is read: the committer waits for so long at most.
+pub(crate) const READ_BYTES_MAX: u64 = 1 << 20;
+
+/// Why the log could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The disk failed.
+    #[error("log segment {segment}: could not {what}: {source}")]
+    Io {
+        /// Which segment.
+        segment: String,
+        /// What was tried.
+        what: &'static str,
+        /// What happened.
+        source: io::Error,
+    },
+    /// Bytes are not as they were written, and it is no torn tail.
+    #[error("log segment {segment} is damaged at offset {offset}: {why}")]
+    Damaged {
+        /// Which segment.
+        segment: String,
+        /// Where.
+        offset: u64,
+        /// How.
+        why: &'static str,
+    },
+    /// A frame is whole, but not as frames are.
+    #[error("log frame {seq}: {why}")]
+    Frame {
+        /// Which.
+        seq: u64,
+        /// How.
+        why: &'static str,
+    },
+    /// Frames that are needed are not there.
+    #[error("the log lacks frames {from} to {to}")]
+    Missing {
+        /// The first.
+        from: u64,
+        /// The last.
+        to: u64,
+    },
+    /// Row writes that are needed were left out by compaction; a backup has them.
+    #[error("the log has no rows below frame {rows_from}; they are in a backup")]
+    RowsGone {
+        /// From where on it has them.
+        rows_from: u64,
+    },
+}
+
+/// The log.
+#[derive(Debug)]
+pub(crate) struct Log {
+    media: Arc<dyn Media>,
+    segment_bytes: u64,
+    state: RwLock<State>,
+}
+
+/// A piece of the log.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    /// Its frames, as far as they were wanted.
+    pub(crate) frames: Vec<Frame>,
+    /// The sequence to go on with.
+    pub(crate) next: u64,
+    /// About what was read for it.
+    pub(crate) bytes: u64,
+}
+
+/// What the log looks like from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SegmentStats {
+    pub(crate) name: String,
+    pub(crate) first: u64,
+    pub(crate) bytes: u64,
+    pub(crate) sealed: bool,
+    pub(crate) head: SegmentHead,
+}
+
+#[derive(Debug)]
+struct State {
+    /// By first sequence; the last one is appended to.
+    segments: BTreeMap<u64, Segment>,
+    next_seq: u64,
+}
+
+#[derive(Debug)]
+struct Segment {
+    name: String,
+    head: SegmentHead,
+    /// Where its synced frames end.
+    end: u64,
+    /// Sequence and offset of about every 64th KiB's first frame; `None` until somebody looks.
+    index: Option<Vec<(u64, u64)>>,
+}
+
+// === impl Log ===
+
+impl Log {
+    /// The sequence number that the next frame gets.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.read().next_seq
+    }
+
+    /// The smallest sequence from which on every frame is there with its rows.
+    pub(crate) fn rows_from(&self) -> u64 {
+        let state = self.read();
+        let first = state.segments.keys().next().copied().unwrap_or(1);
+        let left_out = state
+            .segments
+            .values()
+            .map(|segment| segment.head.rows_from);
+        left_out.max().unwrap_or(0).max(first)
+    }
+
+    /// Appends a group: `bytes` are whole frames whose sequences and offsets in `bytes` are `frames`. On the
+    /// disk when this returns; after an error the log must not be written again.
+    pub(crate) fn append(&self, bytes: &[u8], frames: &[(u64, usize)]) -> Result<(), LogError> {
+        let name = self.active(frames.first().map_or(0, |(seq, _)| *seq))?;
+        let failed = |what| {
+            let segment = name.clone();
+            move |source| LogError::Io {
+                segment,
+                what,
+                source,
+            }
+        };
+        self.media.append(&name, bytes).map_err(failed("append"))?;
+        self.media.sync(&name).map_err(failed("sync"))?;
+        let mut state = self.write();
+        let next_seq = frames.last().map(|(seq, _)| seq + 1);
+        state.next_seq = next_seq.unwrap_or(state.next_seq);
+        let active = state.segments.values_mut().next_back();
+        let active = active.expect("an open log has a segment");
+        let index = active.index.get_or_insert_default();
+        for (seq, offset) in frames {
+            note(index, *seq, active.end + *offset as u64);
+        }
+        active.end += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Reads whole frames from `seq` on, in order, at least one if there is one and not much more than
+    /// `bytes_max`; only those that have one of `flags` (0 for all). Also the sequence to go on with.
+    pub(crate) fn frames(
+        &self,
+        seq: u64,
+        flags: u32,
+        bytes_max: u64,
+    ) -> Result<(Vec<Frame>, u64), LogError> {
+        let piece = self.piece(seq, flags, bytes_max)?;
+        Ok((piece.frames, piece.next))
+    }
+
+    /// As [`frames`](Self::frames), and what it cost.
+    pub(crate) fn piece(&self, seq: u64, flags: u32, bytes_max: u64) -> Result<Piece, LogError> {
+        self.index_around(seq);
+        let state = self.read();
+        let mut piece = Piece {
+            frames: Vec::new(),
+            next: seq,
+            bytes: 0,
+        };
+        let start = state.segments.range(..=seq).next_back();
+        let start = start.map_or(0, |(first, _)| *first);
+        for (_, segment) in state.segments.range(start..) {
+            let offset = segment.offset_before(seq);
+            let mut reader = self.reader(segment, offset);
+            while let Some(head) = reader.peek()? {
+                if piece.bytes >= bytes_max {
+                    return Ok(piece);
+                }
+                if head.seq < seq {
+                    reader.skip(&head);
+                    continue;
+                }
+                if flags != 0 && head.flags & flags == 0 {
+                    // Behind a large frame the reader's buffer is filled anew, no more.
+                    piece.bytes += head.frame_len().min(CHUNK_LEN as u64);
+                    reader.skip(&head);
+                } else {
+                    piece.bytes += head.frame_len();
+                    piece.frames.push(reader.take(&head)?);
+                }
+                piece.next = head.seq + 1;
+            }
+        }
+        piece.next = state.next_seq.max(piece.next);
+        Ok(piece)
+    }
+
+    /// The frame with this sequence.
+    pub(crate) fn frame(&self, seq: u64) -> Result<Option<Frame>, LogError> {
+        self.index_around(seq);
+        let state = self.read();
+        let Some((_, segment)) = state.segments.range(..=seq).next_back() else {
+            return Ok(None);
+        };
+        let mut reader = self.reader(segment, segment.offset_before(seq));
+        while let Some(head) = reader.peek()? {
+            if head.seq == seq {
+                return reader.take(&head).map(Some);
+            }
+            if head.seq > seq {
+                break;
+            }
+            reader.skip(&head);
+        }
+        Ok(None)
+    }
+
+    /// Its segments, oldest first.
+    pub(crate) fn segments(&self) -> Vec<SegmentStats> {
+        let state = self.read();
+        let last = state.segments.keys().next_back().copied();
+        let stats = state.segments.iter().map(|(first, segment)| SegmentStats {
+            name: segment.name.clone(),
+            first: *first,
+            bytes: segment.end,
+            sealed: Some(*first) != last,
+            head: segment.head,
+        });
+        stats.collect()
+    }
+
+    /// Reads every frame of a segment and checks it; how many there are.
+    pub(crate) fn check(&self, first: u64) -> Result<u64, LogError> {
+        let (head, end) = {
+            let state = self.read();
+            let Some(segment) = state.segments.get(&first) else {
+                return Ok(0);
+            };
+            let after = state.segments.range(first + 1..).next();
+            (segment.head, after.map_or(state.next_seq, |(seq, _)| *seq))
+        };
+        let (mut count, mut next) = (0, first);
+        while next < end {
+            let (frames, after) = self.frames(next, 0, READ_BYTES_MAX)?;
+            let mut expected = next;
+            for frame in frames.iter().filter(|frame| frame.head.seq < end) {
+                if !head.compacted && frame.head.seq != expected {
+                    return Err(LogError::Missing {
+                        from: expected,
+                        to: frame.head.seq - 1,
+                    });
+                }
+                frame.items()?;
+                expected = frame.head.seq + 1;
+                count += 1;
+            }
+            next = after;
+        }
+        Ok(count)
+    }
+
+    /// Puts `bytes` (a head and frames) in the place of a sealed segment; no bytes remove it. After a crash
+    /// the old segment is there or the new one.
+    pub(crate) fn replace(
+        &self,
+        first: u64,
+        head: SegmentHead,
+        bytes: Option<&[u8]>,
+    ) -> Result<(), LogError> {
+        let name = name_of(first);
+        let failed = |what| {
+            let segment = name.clone();
+            move |source| LogError::Io {
+                segment,
+                what,
+                source,
+            }
+        };
+        let unfinished = format!("{name}{UNFINISHED}");
+        if let Some(bytes) = bytes {
+            let written = self.media.create(&unfinished);
+            let written = written.and_then(|()| self.media.append(&unfinished, bytes));
+            let written = written.and_then(|()| self.media.sync(&unfinished));
+            written.map_err(failed("write its compaction"))?;
+        }
+        // Readers must not hold offsets of the old bytes while names change.
+        let mut state = self.write();
+        if let Some(bytes) = bytes {
+            let renamed = self.media.rename(&unfinished, &name);
+            renamed.map_err(failed("replace"))?;
+            if let Some(segment) = state.segments.get_mut(&first) {
+                segment.head = head;
+                segment.end = bytes.len() as u64;
+                segment.index = None;
+            }
+        } else {
+            self.media.remove(&name).map_err(failed("remove"))?;
+            state.segments.remove(&first);
+        }
+        self.media.sync_names().map_err(failed("sync the name of"))
+    }
+
+    /// The name of the segment to append to; a new one when the last is full.
+    fn active(&self, next: u64) -> Result<String, LogError> {
+        let open = {
+            let state = self.read();
+            let last = state.segments.values().next_back();
+            let last = last.expect("an open log has a segment");
+            (last.end < self.segment_bytes).then(|| last.name.clone())
+        };
+        if let Some(name) = open {
+            return Ok(name);
+        }
+        let segment = make_segment(self.media.as_ref(), next)?;
+        let name = segment.name.clone();
+        self.write().segments.insert(next, segment);
+        Ok(name)
+    }
+
+    /// Makes the index of the segment that `seq` is in, if there is none yet.
+    fn index_around(&self, seq: u64) {
+        let (first, end, index) = {
+            let state = self.read();
+            let Some((first, segment)) = state.segments.range(..=seq).next_back() else {
+                return;
+            };
+            if segment.index.is_some() {
+                return;
+            }
+            let mut index = Vec::new();
+            let mut reader = self.reader(segment, SEGMENT_HEAD_LEN);
+            // Behind damage there is no index: whoever reads there meets the damage by itself.
+            while let Ok(Some(head)) = reader.peek() {
+                note(&mut index, head.seq, reader.offset());
+                reader.skip(&head);
+            }
+            (*first, segment.end, index)
+        };
+        // Compaction may have replaced the segment meanwhile: its end tells.
+        let mut state = self.write();
+        let segment = state.segments.get_mut(&first);
+        if let Some(segment) = segment.filter(|segment| segment.end == end) {
+            segment.index.get_or_insert(index);
+        }
+    }
+
+    fn reader<'a>(&'a self, segment: &'a Segment, offset: u64) -> SegmentReader<'a> {
+        SegmentReader::new(self.media.as_ref(), &segment.name, offset, segment.end)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Segment ===
+
+impl Segment {
+    /// Where to start looking for `seq`: at a frame that is not after it.
+    fn offset_before(&self, seq: u64) -> u64 {
+        let index = self.index.as_deref().unwrap_or_default();
+        let after = index.partition_point(|(first, _)| *first <= seq);
+        match after.checked_sub(1).and_then(|at| index.get(at)) {
+            Some((_, offset)) => *offset,
+            None => SEGMENT_HEAD_LEN,
+        }
+    }
+}
+
+/// The name of the segment whose first frame is `first`.
+pub(crate) fn name_of(first: u64) -> String {
+    format!("{first:020}.log")
+}
+
+/// The first sequence in a segment's name.
+pub(crate) fn first_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".log")?;
+    if digits.len() != 20 {
+        return None;
+    }
+    digits.parse().ok()
+}
+
+fn note(index: &mut Vec<(u64, u64)>, seq: u64, offset: u64) {
+    let due = index
+        .last()
+        .is_none_or(|(_, last)| offset >= last + INDEX_EVERY_BYTES);
+    if due {
+        index.push((seq, offset));
+    }
+}
+
+fn make_segment(media: &dyn Media, first: u64) -> Result<Segment, LogError> {
+    let name = name_of(first);
+    let head = SegmentHead {
+        first,
+        compacted: false,
+        rows_from: 0,
+    };
+    let made = media
+        .create(&name)
+        .and_then(|()| media.append(&name, &head.to_bytes()))
+        .and_then(|()| media.sync(&name))
+        .and_then(|()| media.sync_names());
+    match made {
+        Ok(()) => Ok(Segment {
+            name,
+            head,
+            end: SEGMENT_HEAD_LEN,
+            index: Some(Vec::new()),
+        }),
+        Err(source) => Err(LogError::Io {
+            segment: name,
+            what: "make",
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

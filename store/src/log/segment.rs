@@ -1,0 +1,164 @@
+//! One segment of the log: its head, and reading its frames one after the other.
+//!
+//! Head: `magic 8 | first sequence u64 | flags u32 | rows from u64 | crc32c u32`, little-endian.
+
+use super::LogError;
+use crate::{
+    frame::{Frame, HEAD_LEN, Head},
+    media::Media,
+};
+
+/// Bytes before the first frame.
+pub(crate) const SEGMENT_HEAD_LEN: u64 = 32;
+
+const MAGIC: [u8; 8] = *b"IGLOG1\r\n";
+const COMPACTED: u32 = 1;
+/// How much is read at once where frames are passed over.
+pub(crate) const CHUNK_LEN: usize = 256 * 1024;
+
+/// What a segment says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SegmentHead {
+    /// The first sequence it was made for.
+    pub(crate) first: u64,
+    /// It has been compacted: sequences may have gaps.
+    pub(crate) compacted: bool,
+    /// Row writes of frames below this have been left out.
+    pub(crate) rows_from: u64,
+}
+
+/// Reads frames.
+pub(crate) struct SegmentReader<'a> {
+    media: &'a dyn Media,
+    name: &'a str,
+    offset: u64,
+    end: u64,
+    buffer: Vec<u8>,
+    buffer_at: u64,
+}
+
+// === impl SegmentHead ===
+
+impl SegmentHead {
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&self.first.to_le_bytes());
+        let flags = if self.compacted { COMPACTED } else { 0 };
+        bytes.extend_from_slice(&flags.to_le_bytes());
+        bytes.extend_from_slice(&self.rows_from.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+        let (body, crc) = bytes.split_last_chunk::<4>().ok_or("its head is cut off")?;
+        if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
+            return Err("the checksum of its head does not match");
+        }
+        let rest = body.strip_prefix(&MAGIC).ok_or("it is no log segment")?;
+        let (first, rest) = rest.split_first_chunk::<8>().ok_or("its head is cut off")?;
+        let (flags, rest) = rest.split_first_chunk::<4>().ok_or("its head is cut off")?;
+        let rows_from = rest.first_chunk::<8>().ok_or("its head is cut off")?;
+        Ok(Self {
+            first: u64::from_le_bytes(*first),
+            compacted: u32::from_le_bytes(*flags) & COMPACTED != 0,
+            rows_from: u64::from_le_bytes(*rows_from),
+        })
+    }
+}
+
+// === impl SegmentReader ===
+
+impl<'a> SegmentReader<'a> {
+    pub(crate) fn new(media: &'a dyn Media, name: &'a str, offset: u64, end: u64) -> Self {
+        Self {
+            media,
+            name,
+            offset,
+            end,
+            buffer: Vec::new(),
+            buffer_at: 0,
+        }
+    }
+
+    /// Where the next frame starts.
+    pub(crate) const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The head of the next frame, its checksum not yet checked.
+    pub(crate) fn peek(&mut self) -> Result<Option<Head>, LogError> {
+        if self.offset >= self.end {
+            return Ok(None);
+        }
+        let bytes = self.bytes(HEAD_LEN)?;
+        let Some(bytes) = bytes.first_chunk::<HEAD_LEN>().copied() else {
+            return Err(self.damaged("the head of a frame is cut off"));
+        };
+        match Head::parse(&bytes) {
+            Ok(head) if self.offset + head.frame_len() > self.end => {
+                Err(self.damaged("a frame is cut off"))
+            }
+            Ok(head) => Ok(Some(head)),
+            Err(why) => Err(self.damaged(why)),
+        }
+    }
+
+    /// Passes over the frame that was peeked at.
+    pub(crate) fn skip(&mut self, head: &Head) {
+        self.offset += head.frame_len();
+    }
+
+    /// Reads the frame that was peeked at, and checks it.
+    pub(crate) fn take(&mut self, head: &Head) -> Result<Frame, LogError> {
+        let len = usize::try_from(head.frame_len()).expect("a frame fits into memory");
+        let bytes = self.bytes(len)?;
+        let whole = bytes.split_first_chunk::<HEAD_LEN>();
+        let checked = whole.filter(|(start, payload)| {
+            payload.len() + HEAD_LEN == len && head.matches(start, payload)
+        });
+        let frame = checked.map(|(_, payload)| Frame {
+            head: *head,
+            payload: payload.to_vec(),
+        });
+        match frame {
+            Some(frame) => {
+                self.skip(head);
+                Ok(frame)
+            }
+            None => Err(self.damaged("the checksum of a frame does not match")),
+        }
+    }
+
+    /// The error that the segment is damaged where the reader stands.
+    pub(crate) fn damaged(&self, why: &'static str) -> LogError {
+        LogError::Damaged {
+            segment: self.name.to_owned(),
+            offset: self.offset,
+            why,
+        }
+    }
+
+    /// The next `len` bytes, fewer at the end.
+    fn bytes(&mut self, len: usize) -> Result<&[u8], LogError> {
+        let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
+        let len = len.min(left);
+        let buffered = self.offset >= self.buffer_at
+            && self.offset + len as u64 <= self.buffer_at + self.buffer.len() as u64;
+        if !buffered {
+            self.buffer.resize(len.max(CHUNK_LEN.min(left)), 0);
+            let read = self.media.read_at(self.name, self.offset, &mut self.buffer);
+            let read = read.map_err(|source| LogError::Io {
+                segment: self.name.to_owned(),
+                what: "read",
+                source,
+            })?;
+            self.buffer.truncate(read);
+            self.buffer_at = self.offset;
+        }
+        let from = usize::try_from(self.offset - self.buffer_at).expect("it lies in the buffer");
+        let to = (from + len).min(self.buffer.len());
+        Ok(&self.buffer[from..to])
+    }
+}

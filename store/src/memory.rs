@@ -1,0 +1,608 @@
+//! A disk in memory that can lose power, run full, fail and rot: for the virtual world and for laws.
+//!
+//! It keeps apart what has been synced and what has not, for bytes, for names and for rows; a crash takes
+//! back what has not. Every opening and every crash makes the handles of earlier ones useless.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt, io,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use crate::{
+    committer::{Committer, Request, queue::serve_inline},
+    engine::{Engine, EngineError, POSITION_KEY, RawRow, Write, position_from},
+    media::{Media, copy_out},
+};
+
+/// A disk in memory. Clones are the same disk.
+#[derive(Clone, Default)]
+pub struct MemDisk {
+    shared: Arc<Mutex<Disk>>,
+}
+
+/// What is to go wrong, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The next append writes half of its bytes, then says that the disk is full.
+    NoSpace,
+    /// The next append fails.
+    Write,
+    /// The next sync fails; what it should have synced stays unsynced.
+    Sync,
+    /// The next application of rows fails.
+    Apply,
+    /// The next flush of rows fails.
+    Flush,
+}
+
+struct Disk {
+    /// Rises with every opening and every crash; handles of earlier generations fail.
+    generation: u64,
+    /// Names as a process sees them, and as they are after a crash.
+    live: BTreeMap<String, u64>,
+    synced: BTreeMap<String, u64>,
+    files: BTreeMap<u64, MemFile>,
+    files_made: u64,
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What applying has replaced since the last flush, oldest first.
+    undo: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    faults: VecDeque<Fault>,
+    /// Power fails at the operation that finds 0 here; then this many unsynced bytes survive per file.
+    cut: Option<(u64, usize)>,
+    free_bytes: u64,
+    /// Requests whose sync does not come back, while it is withheld.
+    held: Option<Vec<(Weak<Mutex<Committer>>, Request)>>,
+}
+
+#[derive(Default)]
+struct MemFile {
+    bytes: Vec<u8>,
+    synced: usize,
+}
+
+/// The files of a [`MemDisk`], as one opening sees them.
+pub(crate) struct MemMedia {
+    disk: MemDisk,
+    generation: u64,
+}
+
+/// The rows of a [`MemDisk`], as one opening sees them.
+pub(crate) struct MemEngine {
+    disk: MemDisk,
+    generation: u64,
+}
+
+// === impl MemDisk ===
+
+impl MemDisk {
+    /// An empty disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Power fails: what was not synced is gone. Stores that are open on the disk fail from now on.
+    pub fn crash(&self) {
+        self.lock().crash(0);
+    }
+
+    /// As [`MemDisk::crash`], but of each file up to `kept` unsynced bytes had reached the disk.
+    pub fn crash_torn(&self, kept: usize) {
+        self.lock().crash(kept);
+    }
+
+    /// Power fails at the `operations`-th write or sync from now (0 is the next one), which fails; up to
+    /// `kept` unsynced bytes of each file survive.
+    pub fn cut_power_in(&self, operations: u64, kept: usize) {
+        self.lock().cut = Some((operations, kept));
+    }
+
+    /// The next operation that `fault` is about fails. Several faults wait in order.
+    pub fn fail_next(&self, fault: Fault) {
+        self.lock().faults.push_back(fault);
+    }
+
+    /// From now on no sync comes back: commits and leases wait, in their order, and nothing of them is on
+    /// disk. Stores on other threads than the one that commits are not held up.
+    pub fn hold_syncs(&self) {
+        self.lock().held.get_or_insert_default();
+    }
+
+    /// How many commits and leases wait for their sync.
+    pub fn held_syncs(&self) -> usize {
+        self.lock().held.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Lets syncs come back: what waits is done now, in its order.
+    pub fn release_syncs(&self) {
+        let held = self.lock().held.take();
+        for (committer, request) in held.into_iter().flatten() {
+            // A store that was dropped meanwhile has nobody who waits.
+            if let Some(committer) = committer.upgrade() {
+                serve_inline(&committer, [request]);
+            }
+        }
+    }
+
+    /// Keeps a request while syncs are withheld; else it is given back.
+    pub(crate) fn hold(
+        &self,
+        committer: &Arc<Mutex<Committer>>,
+        request: Request,
+    ) -> Option<Request> {
+        match &mut self.lock().held {
+            Some(held) => {
+                held.push((Arc::downgrade(committer), request));
+                None
+            }
+            None => Some(request),
+        }
+    }
+
+    /// How much room the disk says it has.
+    pub fn set_free_bytes(&self, bytes: u64) {
+        self.lock().free_bytes = bytes;
+    }
+
+    /// The names of its files.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().live.keys().cloned().collect()
+    }
+
+    /// The bytes of a file.
+    pub fn read(&self, name: &str) -> Option<Vec<u8>> {
+        let disk = self.lock();
+        let file = disk.live.get(name)?;
+        disk.files.get(file).map(|file| file.bytes.clone())
+    }
+
+    /// Bits rot: flips one bit of a file's byte. False when there is no such byte.
+    pub fn flip(&self, name: &str, offset: usize) -> bool {
+        let mut disk = self.lock();
+        let file = disk.live.get(name).copied();
+        let file = file.and_then(|file| disk.files.get_mut(&file));
+        match file.and_then(|file| file.bytes.get_mut(offset)) {
+            Some(byte) => {
+                *byte ^= 0x10;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Bits rot in a row: flips one bit of its value. `key` is the whole key, table byte first.
+    pub fn flip_row(&self, key: &[u8], offset: usize) -> bool {
+        match self
+            .lock()
+            .rows
+            .get_mut(key)
+            .and_then(|row| row.get_mut(offset))
+        {
+            Some(byte) => {
+                *byte ^= 0x10;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The rows are lost, as if sled's directory had been moved aside.
+    pub fn lose_rows(&self) {
+        let mut disk = self.lock();
+        disk.rows.clear();
+        disk.undo.clear();
+    }
+
+    /// New handles; those of earlier openings fail from now on.
+    pub(crate) fn attach(&self) -> (Arc<dyn Media>, Arc<dyn Engine>) {
+        let generation = {
+            let mut disk = self.lock();
+            disk.generation += 1;
+            disk.generation
+        };
+        let disk = self.clone();
+        let media = MemMedia { disk, generation };
+        let disk = self.clone();
+        let engine = MemEngine { disk, generation };
+        (Arc::new(media), Arc::new(engine))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Disk> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn current(&self, generation: u64) -> io::Result<MutexGuard<'_, Disk>> {
+        let disk = self.lock();
+        if disk.generation == generation {
+            Ok(disk)
+        } else {
+            Err(io::Error::other(
+                "the disk has lost power since it was opened",
+            ))
+        }
+    }
+
+    /// The disk, for a write or a sync, unless power fails at it.
+    fn writing(&self, generation: u64) -> io::Result<MutexGuard<'_, Disk>> {
+        let mut disk = self.current(generation)?;
+        match disk.cut {
+            Some((0, kept)) => {
+                disk.crash(kept);
+                Err(io::Error::other("the disk has lost power"))
+            }
+            Some((left, kept)) => {
+                disk.cut = Some((left - 1, kept));
+                Ok(disk)
+            }
+            None => Ok(disk),
+        }
+    }
+}
+
+impl fmt::Debug for MemDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let disk = self.lock();
+        write!(
+            f,
+            "MemDisk({} files, {} rows)",
+            disk.live.len(),
+            disk.rows.len()
+        )
+    }
+}
+
+// === impl Disk ===
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self {
+            generation: 0,
+            live: BTreeMap::new(),
+            synced: BTreeMap::new(),
+            files: BTreeMap::new(),
+            files_made: 0,
+            rows: BTreeMap::new(),
+            undo: Vec::new(),
+            faults: VecDeque::new(),
+            cut: None,
+            free_bytes: u64::MAX,
+            held: None,
+        }
+    }
+}
+
+impl Disk {
+    fn crash(&mut self, kept: usize) {
+        self.generation += 1;
+        self.cut = None;
+        self.faults.clear();
+        // What waited was never done; whoever waits learns that the committer is gone.
+        self.held = None;
+        self.live = self.synced.clone();
+        for file in self.files.values_mut() {
+            let end = file.bytes.len().min(file.synced + kept);
+            file.bytes.truncate(end);
+            file.synced = end;
+        }
+        while let Some((key, old)) = self.undo.pop() {
+            match old {
+                Some(value) => self.rows.insert(key, value),
+                None => self.rows.remove(&key),
+            };
+        }
+    }
+
+    fn fails(&mut self, fault: Fault) -> bool {
+        match self.faults.iter().position(|waiting| *waiting == fault) {
+            Some(at) => self.faults.remove(at).is_some(),
+            None => false,
+        }
+    }
+
+    fn file(&mut self, name: &str) -> io::Result<&mut MemFile> {
+        let file = self.live.get(name).ok_or(io::ErrorKind::NotFound)?;
+        self.files
+            .get_mut(file)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+// === impl MemMedia ===
+
+impl Media for MemMedia {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let disk = self.disk.current(self.generation)?;
+        Ok(disk.live.keys().cloned().collect())
+    }
+
+    fn size(&self, name: &str) -> io::Result<u64> {
+        let mut disk = self.disk.current(self.generation)?;
+        Ok(disk.file(name)?.bytes.len() as u64)
+    }
+
+    fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut disk = self.disk.current(self.generation)?;
+        let bytes = &disk.file(name)?.bytes;
+        let from = usize::try_from(offset).map_or(bytes.len(), |at| at.min(bytes.len()));
+        let len = buffer.len().min(bytes.len() - from);
+        buffer[..len].copy_from_slice(&bytes[from..from + len]);
+        Ok(len)
+    }
+
+    fn create(&self, name: &str) -> io::Result<()> {
+        let mut disk = self.disk.writing(self.generation)?;
+        disk.files_made += 1;
+        let file = disk.files_made;
+        disk.files.insert(file, MemFile::default());
+        disk.live.insert(name.to_owned(), file);
+        Ok(())
+    }
+
+    fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = self.disk.writing(self.generation)?;
+        if disk.fails(Fault::Write) {
+            return Err(nix::errno::Errno::EIO.into());
+        }
+        if disk.fails(Fault::NoSpace) {
+            let file = disk.file(name)?;
+            file.bytes.extend_from_slice(&bytes[..bytes.len() / 2]);
+            return Err(nix::errno::Errno::ENOSPC.into());
+        }
+        disk.file(name)?.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync(&self, name: &str) -> io::Result<()> {
+        let mut disk = self.disk.writing(self.generation)?;
+        if disk.fails(Fault::Sync) {
+            return Err(nix::errno::Errno::EIO.into());
+        }
+        let file = disk.file(name)?;
+        file.synced = file.bytes.len();
+        Ok(())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let mut disk = self.disk.writing(self.generation)?;
+        disk.synced = disk.live.clone();
+        let named: BTreeSet<u64> = disk.live.values().copied().collect();
+        disk.files.retain(|file, _| named.contains(file));
+        Ok(())
+    }
+
+    fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
+        let mut disk = self.disk.writing(self.generation)?;
+        let file = disk.file(name)?;
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        file.bytes.truncate(len);
+        file.synced = file.synced.min(len);
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut disk = self.disk.writing(self.generation)?;
+        let file = disk.live.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        disk.live.insert(to.to_owned(), file);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut disk = self.disk.writing(self.generation)?;
+        let removed = disk.live.remove(name);
+        removed
+            .map(|_file| ())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(self.disk.current(self.generation)?.free_bytes)
+    }
+
+    fn export(&self, name: &str, to: &Path) -> io::Result<()> {
+        copy_out(self, name, self.size(name)?, to)
+    }
+}
+
+impl fmt::Debug for MemMedia {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.disk, f)
+    }
+}
+
+// === impl MemEngine ===
+
+impl MemEngine {
+    fn current(&self, what: &'static str) -> Result<MutexGuard<'_, Disk>, EngineError> {
+        let disk = self.disk.current(self.generation);
+        disk.map_err(|why| EngineError::new(what, why))
+    }
+
+    fn writing(
+        &self,
+        what: &'static str,
+        fault: Fault,
+    ) -> Result<MutexGuard<'_, Disk>, EngineError> {
+        let disk = self.disk.writing(self.generation);
+        let mut disk = disk.map_err(|why| EngineError::new(what, why))?;
+        if disk.fails(fault) {
+            return Err(EngineError::new(what, nix::errno::Errno::EIO));
+        }
+        Ok(disk)
+    }
+}
+
+impl Engine for MemEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        Ok(self.current("read a row")?.rows.get(key).cloned())
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<RawRow>, EngineError> {
+        let disk = self.current("scan rows")?;
+        let rows = disk
+            .rows
+            .range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded));
+        Ok(rows
+            .take_while(|(key, _)| to.is_none_or(|to| key.as_slice() < to))
+            .take(limit)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect())
+    }
+
+    fn apply(&self, writes: &[Write], position: u64) -> Result<(), EngineError> {
+        let mut disk = self.writing("apply writes", Fault::Apply)?;
+        let mark = (POSITION_KEY.to_vec(), Some(position.to_be_bytes().to_vec()));
+        for (key, value) in writes.iter().chain([&mark]) {
+            let old = match value {
+                Some(value) => disk.rows.insert(key.clone(), value.clone()),
+                None => disk.rows.remove(key),
+            };
+            disk.undo.push((key.clone(), old));
+        }
+        Ok(())
+    }
+
+    fn position(&self) -> Result<Option<u64>, EngineError> {
+        let value = self.get(POSITION_KEY)?;
+        value.map(|value| position_from(&value)).transpose()
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        self.writing("flush", Fault::Flush)?.undo.clear();
+        Ok(())
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        let Ok(disk) = self.current("measure itself") else {
+            return 0;
+        };
+        let rows = disk.rows.iter();
+        rows.map(|(key, value)| (key.len() + value.len()) as u64)
+            .sum()
+    }
+
+    fn check(&self) -> Result<(), EngineError> {
+        self.current("check itself").map(|_disk| ())
+    }
+}
+
+impl fmt::Debug for MemEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.disk, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_takes_back_bytes_names_and_rows() {
+        let disk = MemDisk::new();
+        let (media, engine) = disk.attach();
+        media.create("a").expect("made");
+        media.append("a", b"kept").expect("written");
+        media.sync("a").expect("synced");
+        media.sync_names().expect("synced");
+        media.append("a", b"lost").expect("written");
+        media.create("b").expect("made");
+        engine
+            .apply(&[(vec![1], Some(vec![1]))], 1)
+            .expect("applied");
+        engine.flush().expect("flushed");
+        engine.apply(&[(vec![1], None)], 2).expect("applied");
+        disk.crash_torn(1);
+        assert!(media.read("a").is_err(), "old handles fail");
+        let (media, engine) = disk.attach();
+        assert_eq!(media.read("a").expect("read"), b"keptl");
+        assert_eq!(media.list().expect("listed"), ["a"]);
+        assert_eq!(engine.get(&[1]), Ok(Some(vec![1])));
+        assert_eq!(engine.position(), Ok(Some(1)));
+    }
+
+    #[test]
+    fn a_rename_without_a_sync_of_names_is_taken_back_whole() {
+        let disk = MemDisk::new();
+        let (media, _) = disk.attach();
+        media.replace("a", b"old").expect("written");
+        media.create("n").expect("made");
+        media.append("n", b"new").expect("written");
+        media.sync("n").expect("synced");
+        media.rename("n", "a").expect("renamed");
+        disk.crash();
+        let (media, _) = disk.attach();
+        assert_eq!(media.read("a").expect("read"), b"old");
+    }
+
+    #[test]
+    fn power_fails_at_the_operation_that_was_named() {
+        let disk = MemDisk::new();
+        let (media, _) = disk.attach();
+        disk.cut_power_in(1, 0);
+        media.create("a").expect("the first goes through");
+        assert!(media.append("a", b"x").is_err());
+        assert_eq!(disk.names(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_withheld_sync_holds_up_commits_and_a_crash_takes_them_back() {
+        let disk = MemDisk::new();
+        let rng = crate::test_rng::CountingRng::new(1);
+        let (store, _) = crate::Store::in_memory(
+            disk.clone(),
+            crate::Keys::from_bytes([1; 32]),
+            Arc::new(rng),
+        )
+        .expect("opened");
+        let mark = |at| {
+            let mut batch = crate::Batch::new();
+            batch.put(&crate::PolicyMark {
+                at: inboxgrove_model::PolicyTime::from_millis(at),
+            });
+            store.commit(batch)
+        };
+        let stored = || {
+            store
+                .get::<crate::PolicyMark>(&())
+                .expect("read")
+                .map(|mark| mark.at.as_millis())
+        };
+        disk.hold_syncs();
+        let (mut first, mut second) = (poller(mark(1)), poller(mark(2)));
+        assert!(
+            first().is_none() && second().is_none(),
+            "neither is answered"
+        );
+        assert_eq!((disk.held_syncs(), stored()), (2, None));
+        disk.release_syncs();
+        assert!(
+            first().is_some_and(|done| done.is_ok()) && second().is_some_and(|done| done.is_ok())
+        );
+        assert_eq!((disk.held_syncs(), stored()), (0, Some(2)));
+        disk.hold_syncs();
+        let mut third = poller(mark(3));
+        disk.crash();
+        assert!(
+            third().is_some_and(|done| done.is_err()),
+            "it was never done"
+        );
+    }
+
+    /// Polls a commit once at every call.
+    fn poller<T>(
+        mut future: inboxgrove_model::ports::BoxFuture<'static, T>,
+    ) -> impl FnMut() -> Option<T> {
+        move || {
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            match future.as_mut().poll(&mut context) {
+                std::task::Poll::Ready(done) => Some(done),
+                std::task::Poll::Pending => None,
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Seeding: a store full of synthetic tenants, for tests and measurements.
+
+use bytes::Bytes;
+use inboxgrove_model::{
+    DomainId, DomainName, EmailAddress, InboxId, MessageId, PolicyTime, SecretId, TenantId,
+    WallTime,
+    domain::{Domain, DomainStatus},
+    event::{Event, EventKind},
+    id::IdSource,
+    inbox::{Band, Credential, DayCounts, Inbox, InboxStatus, PoolMember, Warmup, WarmupState},
+    message::{BodyRef, Direction, Folder, Message, MessageClass, Recipient, RecipientState},
+    ports::Rng,
+    tenant::{Tenant, TenantStatus},
+};
+
+use crate::{Batch, CommitError, InboxOfDomain, Store};
+
+/// Inboxes of one batch.
+const BATCH_INBOXES: usize = 200;
+
+/// How much to make.
+#[derive(Debug, Clone)]
+pub struct SeedPlan {
+    /// Tenants, each with one domain.
+    pub tenants: u32,
+    /// Inboxes of each.
+    pub inboxes_of_tenant: u32,
+    /// Received messages of each inbox, with a body.
+    pub messages_of_inbox: u32,
+    /// Size of each body.
+    pub body_bytes: usize,
+    /// When all of it was made.
+    pub at: PolicyTime,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seeded {
+    /// The tenants and their domains.
+    pub tenants: Vec<(TenantId, DomainId)>,
+    /// All inboxes.
+    pub inboxes: Vec<(TenantId, InboxId)>,
+    /// All messages.
+    pub messages: Vec<(TenantId, InboxId, MessageId)>,
+}
+
+/// Makes ids at one moment.
+struct Ids<'a> {
+    source: IdSource,
+    at: WallTime,
+    rng: &'a dyn Rng,
+}
+
+impl Store {
+    /// Fills the store. The same plan and the same chance make the same store.
+    pub async fn seed(&self, plan: &SeedPlan, rng: &dyn Rng) -> Result<Seeded, CommitError> {
+        let ids = Ids {
+            source: IdSource::new(),
+            at: WallTime::from_millis(plan.at.as_millis()),
+            rng,
+        };
+        let mut made = Seeded::default();
+        for n in 0..plan.tenants {
+            let (tenant, domain) = seed_tenant(n, plan, &ids);
+            let mut batch = Batch::new();
+            batch.put(&tenant).put(&domain).event(Event {
+                at: plan.at,
+                tenant: Some(tenant.id),
+                kind: EventKind::DomainAdded { domain: domain.id },
+            });
+            self.commit(batch).await?;
+            made.tenants.push((tenant.id, domain.id));
+            let inboxes: Vec<Inbox> = (0..plan.inboxes_of_tenant)
+                .map(|n| seed_inbox(n, &domain, plan, &ids))
+                .collect();
+            for some in inboxes.chunks(BATCH_INBOXES) {
+                let mut batch = Batch::new();
+                for inbox in some {
+                    put_inbox(&mut batch, inbox, plan.at);
+                }
+                self.commit(batch).await?;
+            }
+            for inbox in &inboxes {
+                made.inboxes.push((tenant.id, inbox.id));
+                for _ in 0..plan.messages_of_inbox {
+                    let message = seed_message(inbox, plan, &ids);
+                    made.messages.push((tenant.id, inbox.id, message.id));
+                    self.seed_message(message, plan.body_bytes).await?;
+                }
+            }
+        }
+        Ok(made)
+    }
+
+    async fn seed_message(&self, message: Message, size: usize) -> Result<(), CommitError> {
+        let mut batch = Batch::new();
+        let body = batch.body(message.tenant, Bytes::from(vec![b'x'; size]));
+        batch.event(Event {
+            at: message.accepted_at,
+            tenant: Some(message.tenant),
+            kind: EventKind::MessageReceived {
+                message: message.id,
+                inbox: message.inbox,
+                class: message.class,
+                from: message.mail_from.clone(),
+            },
+        });
+        batch.put_message(message, body);
+        self.commit(batch).await.map(|_committed| ())
+    }
+}
+
+// === impl Ids ===
+
+impl Ids<'_> {
+    fn next(&self) -> [u8; 16] {
+        self.source.next(self.at, self.rng)
+    }
+
+    fn number(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.rng.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+}
+
+fn seed_tenant(n: u32, plan: &SeedPlan, ids: &Ids<'_>) -> (Tenant, Domain) {
+    let tenant = Tenant {
+        id: TenantId::from_bytes(ids.next()),
+        company: format!("Company {n}"),
+        plan: "trial".to_owned(),
+        status: TenantStatus::Active,
+        suspension: None,
+        time_zone: "UTC".to_owned(),
+        created_at: plan.at,
+        trial_ends_at: None,
+        domains_count: 1,
+        inboxes_count: plan.inboxes_of_tenant,
+    };
+    let domain = Domain {
+        id: DomainId::from_bytes(ids.next()),
+        tenant: tenant.id,
+        name: DomainName::parse(&format!("company{n}.example")).expect("it is a domain name"),
+        status: DomainStatus::Active,
+        reason: String::new(),
+        selectors: Vec::new(),
+        ownership_token: format!("token-{n}"),
+        mail_hosts: Vec::new(),
+        checks: Vec::new(),
+        created_at: plan.at,
+        verified_at: Some(plan.at),
+        checked_at: Some(plan.at),
+        inboxes_count: plan.inboxes_of_tenant,
+    };
+    (tenant, domain)
+}
+
+fn seed_inbox(n: u32, domain: &Domain, plan: &SeedPlan, ids: &Ids<'_>) -> Inbox {
+    Inbox {
+        id: InboxId::from_bytes(ids.next()),
+        tenant: domain.tenant,
+        domain: domain.id,
+        address: EmailAddress::new(&format!("inbox{n}"), &domain.name).expect("it is an address"),
+        display_name: format!("Inbox {n}"),
+        status: InboxStatus::Warming,
+        reason: String::new(),
+        daily_limit: 40,
+        hourly_limit: 10,
+        time_zone: "UTC".to_owned(),
+        credential: Credential {
+            secret: SecretId::from_bytes(ids.next()),
+            shown: false,
+            rotated_at: plan.at,
+        },
+        warmup: Warmup {
+            state: WarmupState::Running,
+            started_at: Some(plan.at),
+            active_days: 0,
+            base: 5,
+            increment: 2,
+            cap: 40,
+            seed: ids.number(),
+            today: None,
+            band: Band::Healthy,
+            band_since: plan.at,
+        },
+        wake_at: None,
+        partners: Vec::new(),
+        created_at: plan.at,
+    }
+}
+
+fn put_inbox(batch: &mut Batch, inbox: &Inbox, at: PolicyTime) {
+    batch.put(inbox);
+    batch.put(&InboxOfDomain {
+        tenant: inbox.tenant,
+        domain: inbox.domain,
+        inbox: inbox.id,
+        address: inbox.address.clone(),
+    });
+    batch.put(&PoolMember {
+        inbox: inbox.id,
+        tenant: inbox.tenant,
+        domain: inbox.domain,
+        address: inbox.address.clone(),
+        display_name: inbox.display_name.clone(),
+    });
+    let counts = DayCounts {
+        delivered: 1,
+        ..DayCounts::default()
+    };
+    batch.count(inbox.tenant, inbox.id, at.utc_day(), "example", counts);
+    batch.event(Event {
+        at,
+        tenant: Some(inbox.tenant),
+        kind: EventKind::InboxCreated { inbox: inbox.id },
+    });
+}
+
+fn seed_message(inbox: &Inbox, plan: &SeedPlan, ids: &Ids<'_>) -> Message {
+    let id = MessageId::from_bytes(ids.next());
+    Message {
+        id,
+        tenant: inbox.tenant,
+        inbox: inbox.id,
+        direction: Direction::In,
+        class: MessageClass::Person,
+        mail_from: Some(inbox.address.clone()),
+        recipients: vec![Recipient {
+            address: inbox.address.clone(),
+            state: RecipientState::Received,
+            attempts: 0,
+            last_reply: String::new(),
+        }],
+        subject: "A message".to_owned(),
+        message_id: format!("{id}@example.com"),
+        in_reply_to: None,
+        thread: format!("{id}@example.com"),
+        body: BodyRef {
+            seq: 0,
+            index: 0,
+            size: 0,
+        },
+        accepted_at: plan.at,
+        folder: Folder::Inbox,
+    }
+}

@@ -1,0 +1,48 @@
+//! Our own `sync_file_range`, which syncs for good.
+//!
+//! sled 0.34.7 ends its `flush` in `sync_file_range`, which flushes neither the metadata of a file nor the
+//! cache of the disk: in 44 of 44 simulated power cuts data was lost or the store did not open. The symbol
+//! defined here takes the place of libc's for everything linked into the program, and calls `fdatasync`.
+//! It counts its calls; the store refuses to open where a flush does not move the count.
+#![allow(
+    unsafe_code,
+    reason = "defining a C symbol and borrowing the descriptor it is given cannot be said in safe Rust; \
+              the descriptor is the caller's, is open while it waits for us, and is not kept"
+)]
+
+use std::{
+    ffi::{c_int, c_uint},
+    hint,
+    os::fd::BorrowedFd,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use nix::{errno::Errno, unistd::fdatasync};
+
+/// How often it was called in this process.
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// Takes the place of libc's function of this name.
+#[unsafe(no_mangle)]
+extern "C" fn sync_file_range(fd: c_int, _offset: i64, _len: i64, _flags: c_uint) -> c_int {
+    CALLS.fetch_add(1, Ordering::Relaxed);
+    if fd < 0 {
+        Errno::EBADF.set();
+        return -1;
+    }
+    // SAFETY: `fd` is not -1, and C's contract is that it stays open until the call returns.
+    let file = unsafe { BorrowedFd::borrow_raw(fd) };
+    match fdatasync(file) {
+        Ok(()) => 0,
+        Err(why) => {
+            why.set();
+            -1
+        }
+    }
+}
+
+/// How often it was called. Referring to the function here also keeps the linker from dropping it.
+pub(crate) fn calls() -> u64 {
+    hint::black_box(sync_file_range as extern "C" fn(c_int, i64, i64, c_uint) -> c_int);
+    CALLS.load(Ordering::Relaxed)
+}
