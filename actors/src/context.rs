@@ -1,0 +1,255 @@
+//! What every actor of the tree is given: the ports, the store, the rules, and the doors to its fellows.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use inboxgrove_config::Config;
+use inboxgrove_model::{
+    PolicyTime,
+    id::IdSource,
+    ports::{Busy, Ports},
+};
+use inboxgrove_store::Store;
+use ractor::{ActorRef, ActorStatus};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    directory::DirectoryMsg, metrics::Metrics, notifier::NotifierMsg, outbound::OutboundMsg,
+    refusal::Refusal, rules::Rules, vault::VaultMsg,
+};
+
+/// Where an answer goes. The asker may have gone away: then it is dropped.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// What every actor is given, cheap to clone.
+pub(crate) type Cx = Arc<Context>;
+
+/// Letters under way at once, over all actors. Each holds a few hundred bytes: 4,096 are a megabyte or two.
+pub(crate) const LETTERS_MAX: usize = 4096;
+/// How long a question to an actor may take before its asker gives up. A commit takes milliseconds; the
+/// longest handlers wait for one RSA key (about 200 ms) or a queue of commits.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The tree's shared surroundings.
+pub(crate) struct Context {
+    pub(crate) ports: Ports,
+    pub(crate) store: Store,
+    pub(crate) config: Arc<Config>,
+    pub(crate) rules: Rules,
+    pub(crate) ids: IdSource,
+    pub(crate) metrics: Metrics,
+    /// Tasks that actors started; a drain waits for them.
+    pub(crate) tasks: TaskTracker,
+    /// The gate before every mailbox: ractor's own are unbounded.
+    pub(crate) letters: Arc<Semaphore>,
+    pub(crate) directory: Door<DirectoryMsg>,
+    pub(crate) vault: Door<VaultMsg>,
+    pub(crate) outbound: Door<OutboundMsg>,
+    pub(crate) notifier: Door<NotifierMsg>,
+    fatal: watch::Sender<Option<String>>,
+    draining: AtomicBool,
+}
+
+/// Keeps a wake-up that is already in a mailbox from being sent again: a mailbox has no bound of its own.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Nudge {
+    waiting: Arc<AtomicBool>,
+}
+
+/// The door to a service actor. It stays when the actor behind it is restarted.
+pub(crate) struct Door<M: Send + 'static> {
+    behind: RwLock<Option<ActorRef<M>>>,
+}
+
+// === impl Context ===
+
+impl Context {
+    pub(crate) fn new(ports: Ports, store: Store, config: Arc<Config>, rules: Rules) -> Cx {
+        Arc::new(Self {
+            ports,
+            store,
+            config,
+            rules,
+            ids: IdSource::new(),
+            metrics: Metrics::new(),
+            tasks: TaskTracker::new(),
+            letters: Arc::new(Semaphore::new(LETTERS_MAX)),
+            directory: Door::shut(),
+            vault: Door::shut(),
+            outbound: Door::shut(),
+            notifier: Door::shut(),
+            fatal: watch::Sender::new(None),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// Policy time.
+    pub(crate) fn now(&self) -> PolicyTime {
+        self.ports.clock.policy()
+    }
+
+    /// Sixteen bytes for a new id.
+    pub(crate) fn new_id(&self) -> [u8; 16] {
+        self.ids.next(self.ports.clock.wall(), &*self.ports.rng)
+    }
+
+    /// Says that the process has to end, and why. The first reason stays.
+    pub(crate) fn die(&self, why: String) {
+        tracing::error!(%why, "a fatal child has died: the process ends");
+        self.fatal
+            .send_if_modified(|reason| reason.is_none() && reason.replace(why).is_none());
+    }
+
+    /// Resolves with the reason when the process has to end.
+    pub(crate) async fn died(&self) -> String {
+        let mut watch = self.fatal.subscribe();
+        // The sender lives in `self`, so the wait cannot fail.
+        match watch.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "the tree is gone".to_owned(),
+        }
+    }
+
+    /// Says that no new work is taken.
+    pub(crate) fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether no new work is taken.
+    pub(crate) fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Starts a task that a drain waits for, and that counts as work in flight.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let busy: Busy = self.ports.activity.begin();
+        self.tasks.spawn(async move {
+            work.await;
+            drop(busy);
+        });
+    }
+
+    /// Starts a task that only waits: neither a drain nor a fast clock need care for it.
+    pub(crate) fn spawn_waiting(&self, work: impl Future<Output = ()> + Send + 'static) {
+        drop(self.tasks.spawn(work));
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").finish_non_exhaustive()
+    }
+}
+
+// === impl Nudge ===
+
+impl Nudge {
+    /// Whether the wake-up has to be sent; until [`Nudge::heard`] it has been.
+    pub(crate) fn is_first(&self) -> bool {
+        !self.waiting.swap(true, Ordering::AcqRel)
+    }
+
+    /// The wake-up was received: what comes from now on needs another one.
+    pub(crate) fn heard(&self) {
+        self.waiting.store(false, Ordering::Release);
+    }
+}
+
+/// Nudges an actor whenever a commit has added due or queue rows.
+pub(crate) fn watch_commits<M: ractor::Message>(
+    cx: &Context,
+    nudge: Nudge,
+    actor: ActorRef<M>,
+    wake_up: impl Fn(Busy) -> M + Send + 'static,
+) {
+    let mut marks = cx.store.due_watch();
+    let activity = cx.ports.activity.clone();
+    cx.spawn_waiting(async move {
+        while marks.changed().await.is_ok() {
+            if nudge.is_first() && actor.send_message(wake_up(activity.begin())).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+// === impl Door ===
+
+impl<M: ractor::Message> Door<M> {
+    fn shut() -> Self {
+        Self {
+            behind: RwLock::new(None),
+        }
+    }
+
+    /// Puts an actor behind the door, or nobody.
+    pub(crate) fn put(&self, actor: Option<ActorRef<M>>) {
+        *self.behind.write().unwrap_or_else(PoisonError::into_inner) = actor;
+    }
+
+    /// Who stands behind it now.
+    pub(crate) fn actor(&self) -> Option<ActorRef<M>> {
+        self.behind
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Whether somebody who is alive stands behind it.
+    pub(crate) fn is_open(&self) -> bool {
+        let alive = |actor: ActorRef<M>| {
+            matches!(
+                actor.get_status(),
+                ActorStatus::Running | ActorStatus::Starting
+            )
+        };
+        self.actor().is_some_and(alive)
+    }
+
+    /// Hands a message in. `false` when nobody is there: the message is lost, as it would be in a crash, and
+    /// whoever cares finds the work again in the store.
+    pub(crate) fn tell(&self, message: M) -> bool {
+        self.actor()
+            .is_some_and(|actor| actor.send_message(message).is_ok())
+    }
+
+    /// Asks, and waits for [`CALL_TIMEOUT`] at most.
+    pub(crate) async fn ask<T>(
+        &self,
+        who: &'static str,
+        question: impl FnOnce(Reply<T>) -> M,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        if !self.tell(question(reply)) {
+            return Err(Refusal::Unavailable {
+                why: format!("{who} is not running"),
+            });
+        }
+        answer_of(who, answer).await
+    }
+}
+
+/// Waits for an answer; a lost or late one is [`Refusal::Unknown`].
+pub(crate) async fn answer_of<T>(
+    who: &str,
+    answer: oneshot::Receiver<Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    match tokio::time::timeout(CALL_TIMEOUT, answer).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) | Err(_) => Err(Refusal::Unknown {
+            who: who.to_owned(),
+        }),
+    }
+}
+
+/// Sends an answer; the asker may have gone away.
+pub(crate) fn answer<T>(reply: Reply<T>, result: Result<T, Refusal>) {
+    drop(reply.send(result));
+}

@@ -1,0 +1,654 @@
+//! The directory: from an id to the one actor that owns it.
+//!
+//! Owns the `ActorRef`s of all tenants, domains and inboxes, and nobody else holds one. Mailbox: [`Route`]
+//! from everyone, [`Ended`] from the tenant supervisors, [`Sweep`] from its own timer, questions of operators.
+//! Never waits. An actor is spawned by the first letter to it and put to sleep when idle. A successor is
+//! spawned only after its predecessor has ended; letters that come in between wait here. An actor that fails
+//! beyond [`Budget::ENTITY`] is parked. The death of the directory is fatal.
+//!
+//! [`Route`]: DirectoryMsg::Route
+//! [`Ended`]: DirectoryMsg::Ended
+//! [`Sweep`]: DirectoryMsg::Sweep
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use inboxgrove_model::{DomainId, InboxId, TenantId, ports::Busy};
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorRuntime, MessagingErr, SpawnErr,
+    SupervisionEvent,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    context::{Cx, Reply, answer, answer_of},
+    domain::{DomainActor, DomainMsg},
+    inbox::{InboxActor, InboxMsg},
+    platform::TreeNode,
+    refusal::{RETRY_BUSY, Refusal},
+    supervision::{Budget, Record, Sentence},
+    tenant::{TenantActor, TenantMsg},
+};
+
+/// An actor with no letter for this long is put to sleep. Longer than any task that an actor may wait for.
+const IDLE_AFTER: Duration = Duration::from_mins(2);
+/// How often idle actors are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(15);
+/// Actors awake at once; beyond it the idlest sleep early. At 8.4 KB each this is some 170 MB.
+const AWAKE_MAX: usize = 20_000;
+/// Letters that may wait for one actor.
+const DEPTH_MAX: usize = 128;
+
+/// Whom a letter is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Address {
+    Tenant(TenantId),
+    Domain(TenantId, DomainId),
+    Inbox(TenantId, InboxId),
+}
+
+/// What a letter says.
+pub(crate) enum Letter {
+    Tenant(TenantMsg),
+    Domain(DomainMsg),
+    Inbox(InboxMsg),
+}
+
+/// A letter as it lies in an actor's mailbox: with the places it takes until it is handled.
+pub(crate) struct Posted<M> {
+    pub(crate) msg: M,
+    _ticket: Option<Ticket>,
+}
+
+/// The places that a letter takes: one of all letters', one of its actor's, one among those at work.
+struct Ticket {
+    _permit: OwnedSemaphorePermit,
+    _busy: Busy,
+    depth: Option<Arc<AtomicUsize>>,
+}
+
+/// What the directory is told and asked.
+pub(crate) enum DirectoryMsg {
+    /// Hand a letter over. From everyone, through [`route`] and [`ask`]; the refusal port is last.
+    Route {
+        to: Address,
+        letter: Letter,
+        permit: OwnedSemaphorePermit,
+        busy: Busy,
+        refused: oneshot::Sender<Refusal>,
+    },
+    /// An actor has ended. From its tenant's supervisor, or from the watcher of its start.
+    Ended {
+        actor: ActorId,
+        failure: Option<String>,
+    },
+    /// Put idle actors to sleep. From the own timer.
+    Sweep,
+    /// Who is awake? From operators.
+    Tree(Reply<Vec<TreeNode>>),
+    /// Free a parked actor. From operators.
+    Unpark(String, Reply<()>),
+}
+
+/// The directory's actor.
+pub(crate) struct Directory;
+
+/// What it knows.
+pub(crate) struct DirectoryState {
+    cx: Cx,
+    me: ActorRef<DirectoryMsg>,
+    supervisors: BTreeMap<TenantId, (ActorRef<()>, usize)>,
+    entries: BTreeMap<Address, Entry>,
+    /// Who is behind an actor id: supervision events know no more.
+    addresses: BTreeMap<u64, Address>,
+}
+
+/// One actor, awake or of bad record.
+struct Entry {
+    life: Life,
+    depth: Arc<AtomicUsize>,
+    last_used: Instant,
+    record: Record,
+}
+
+enum Life {
+    Awake(Awake),
+    /// Asked to sleep, or failing; its successor gets these letters.
+    Ending(VecDeque<(Letter, Ticket)>),
+    /// Ended; only its record is kept.
+    Gone,
+    Parked(String),
+}
+
+enum Awake {
+    Tenant(ActorRef<Posted<TenantMsg>>),
+    Domain(ActorRef<Posted<DomainMsg>>),
+    Inbox(ActorRef<Posted<InboxMsg>>),
+}
+
+/// The outcome of an actor's start, and then of its life.
+type Start = tokio::task::JoinHandle<Result<tokio::task::JoinHandle<()>, SpawnErr>>;
+
+/// Links the actors of one tenant and does nothing else: its death stops them all.
+struct TenantSupervisor {
+    directory: ActorRef<DirectoryMsg>,
+}
+
+// === what others call ===
+
+/// Asks the actor at `to`, spawning it when it sleeps. Waits [`crate::context::CALL_TIMEOUT`] at most.
+pub(crate) async fn ask<T>(
+    cx: &Cx,
+    to: Address,
+    letter: impl FnOnce(Reply<T>) -> Letter,
+) -> Result<T, Refusal> {
+    let (reply, answered) = oneshot::channel();
+    let mut refused = route(cx, to, letter(reply))?;
+    let result = answer_of(&to.to_string(), answered).await;
+    match (result, refused.try_recv()) {
+        (Err(Refusal::Unknown { .. }), Ok(refusal)) => Err(refusal),
+        (result, _) => result,
+    }
+}
+
+/// Posts a letter. The receiver tells when the directory itself refused it.
+pub(crate) fn route(
+    cx: &Cx,
+    to: Address,
+    letter: Letter,
+) -> Result<oneshot::Receiver<Refusal>, Refusal> {
+    let busy = || Refusal::Busy {
+        what: "the tree",
+        retry_after: RETRY_BUSY,
+    };
+    let permit = Arc::clone(&cx.letters)
+        .try_acquire_owned()
+        .map_err(|_| busy())?;
+    let (refused, refusal) = oneshot::channel();
+    let route = DirectoryMsg::Route {
+        to,
+        letter,
+        permit,
+        busy: cx.ports.activity.begin(),
+        refused,
+    };
+    if cx.directory.tell(route) {
+        Ok(refusal)
+    } else {
+        Err(Refusal::Unavailable {
+            why: "the directory is not running".to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tenant(id) => write!(f, "tenant/{id}"),
+            Self::Domain(_, id) => write!(f, "domain/{id}"),
+            Self::Inbox(_, id) => write!(f, "inbox/{id}"),
+        }
+    }
+}
+
+// === impl Address ===
+
+impl Address {
+    pub(crate) fn tenant(&self) -> TenantId {
+        match self {
+            Self::Tenant(tenant) | Self::Domain(tenant, _) | Self::Inbox(tenant, _) => *tenant,
+        }
+    }
+}
+
+// === impl Ticket ===
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(depth) = &self.depth {
+            depth.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+// === impl Actor for Directory ===
+
+impl Actor for Directory {
+    type Msg = DirectoryMsg;
+    type State = DirectoryState;
+    type Arguments = Cx;
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<Self::Msg>,
+        cx: Cx,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let timer = me.clone();
+        cx.spawn_waiting(async move {
+            loop {
+                tokio::time::sleep(SWEEP_EVERY).await;
+                if timer.send_message(DirectoryMsg::Sweep).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(DirectoryState {
+            cx,
+            me,
+            supervisors: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+        })
+    }
+
+    async fn handle(
+        &self,
+        _me: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            DirectoryMsg::Route {
+                to,
+                letter,
+                permit,
+                busy,
+                refused,
+            } => {
+                let ticket = Ticket {
+                    _permit: permit,
+                    _busy: busy,
+                    depth: None,
+                };
+                if let Err(refusal) = state.post(to, letter, ticket) {
+                    // An asker that went away no longer wants to know.
+                    drop(refused.send(refusal));
+                }
+            }
+            DirectoryMsg::Ended { actor, failure } => state.ended(actor, failure),
+            DirectoryMsg::Sweep => state.sweep(),
+            DirectoryMsg::Tree(reply) => answer(reply, Ok(state.tree())),
+            DirectoryMsg::Unpark(address, reply) => answer(reply, state.unpark(&address)),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _me: ActorRef<Self::Msg>,
+        event: SupervisionEvent,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        // Tenant supervisors do nothing and so do not fail; when the directory stops one, its actors are gone.
+        if let SupervisionEvent::ActorFailed(who, why) = event {
+            state.cx.die(format!(
+                "a tenant supervisor ({}) failed: {why}",
+                who.get_id()
+            ));
+        }
+        Ok(())
+    }
+}
+
+// === impl DirectoryState ===
+
+impl DirectoryState {
+    fn post(&mut self, to: Address, letter: Letter, mut ticket: Ticket) -> Result<(), Refusal> {
+        let now = Instant::now();
+        let entry = self.entries.entry(to).or_insert_with(|| Entry {
+            life: Life::Gone,
+            depth: Arc::default(),
+            last_used: now,
+            record: Record::default(),
+        });
+        if let Life::Parked(why) = &entry.life {
+            return Err(Refusal::Parked {
+                who: to.to_string(),
+                why: why.clone(),
+            });
+        }
+        if entry.depth.fetch_add(1, Ordering::AcqRel) >= DEPTH_MAX {
+            entry.depth.fetch_sub(1, Ordering::AcqRel);
+            return Err(Refusal::Busy {
+                what: "this actor",
+                retry_after: RETRY_BUSY,
+            });
+        }
+        ticket.depth = Some(Arc::clone(&entry.depth));
+        entry.last_used = now;
+        if matches!(entry.life, Life::Gone) {
+            let awake = self.spawn(to)?;
+            self.entries.get_mut(&to).expect("inserted above").life = Life::Awake(awake);
+        }
+        self.deliver(to, letter, ticket);
+        Ok(())
+    }
+
+    /// Gives a letter to the actor, or keeps it for its successor.
+    fn deliver(&mut self, to: Address, letter: Letter, ticket: Ticket) {
+        let Some(entry) = self.entries.get_mut(&to) else {
+            return;
+        };
+        match &mut entry.life {
+            Life::Awake(awake) => {
+                if let Some((letter, ticket)) = awake.send(letter, ticket) {
+                    // It has just ended and the news is under way: the letter is routed once more then.
+                    entry.life = Life::Ending(VecDeque::from([(letter, ticket)]));
+                }
+            }
+            Life::Ending(waiting) => waiting.push_back((letter, ticket)),
+            // Dropping the letter drops its reply port: the asker learns that the answer is lost.
+            Life::Gone | Life::Parked(_) => drop((letter, ticket)),
+        }
+    }
+
+    fn spawn(&mut self, to: Address) -> Result<Awake, Refusal> {
+        let supervisor = self.supervisor(to.tenant())?;
+        let cx = Arc::clone(&self.cx);
+        let (awake, start) = match to {
+            Address::Tenant(id) => {
+                let (actor, start) =
+                    ActorRuntime::spawn_linked_instant(None, TenantActor, (cx, id), supervisor)
+                        .map_err(failed_start)?;
+                (Awake::Tenant(actor), start)
+            }
+            Address::Domain(tenant, id) => {
+                let (actor, start) = ActorRuntime::spawn_linked_instant(
+                    None,
+                    DomainActor,
+                    (cx, tenant, id),
+                    supervisor,
+                )
+                .map_err(failed_start)?;
+                (Awake::Domain(actor), start)
+            }
+            Address::Inbox(tenant, id) => {
+                let (actor, start) = ActorRuntime::spawn_linked_instant(
+                    None,
+                    InboxActor,
+                    (cx, tenant, id),
+                    supervisor,
+                )
+                .map_err(failed_start)?;
+                (Awake::Inbox(actor), start)
+            }
+        };
+        self.cx.metrics.activations.inc();
+        self.addresses.insert(awake.id().pid(), to);
+        if let Some((_, children)) = self.supervisors.get_mut(&to.tenant()) {
+            *children += 1;
+        }
+        self.watch_start(awake.id(), start);
+        Ok(awake)
+    }
+
+    /// An actor whose `pre_start` fails is not linked yet, so no supervision event tells of it.
+    fn watch_start(&self, actor: ActorId, start: Start) {
+        let me = self.me.clone();
+        self.cx.spawn_waiting(async move {
+            let failure = match start.await {
+                Ok(Ok(_running)) => return,
+                Ok(Err(why)) => why.to_string(),
+                Err(_) => "its start was cut off".to_owned(),
+            };
+            // A directory that is gone has ended the process already.
+            drop(me.send_message(DirectoryMsg::Ended {
+                actor,
+                failure: Some(failure),
+            }));
+        });
+    }
+
+    fn supervisor(&mut self, tenant: TenantId) -> Result<ActorCell, Refusal> {
+        if let Some((supervisor, _)) = self.supervisors.get(&tenant) {
+            return Ok(supervisor.get_cell());
+        }
+        let supervisor = TenantSupervisor {
+            directory: self.me.clone(),
+        };
+        let (actor, _start) =
+            ActorRuntime::spawn_linked_instant(None, supervisor, (), self.me.get_cell())
+                .map_err(failed_start)?;
+        let cell = actor.get_cell();
+        self.supervisors.insert(tenant, (actor, 0));
+        Ok(cell)
+    }
+
+    fn ended(&mut self, actor: ActorId, failure: Option<String>) {
+        let Some(address) = self.addresses.remove(&actor.pid()) else {
+            return;
+        };
+        self.release_supervisor(address.tenant());
+        let Some(entry) = self.entries.get_mut(&address) else {
+            return;
+        };
+        let waiting = match std::mem::replace(&mut entry.life, Life::Gone) {
+            Life::Ending(waiting) => waiting,
+            _ => VecDeque::new(),
+        };
+        if let Some(why) = failure {
+            self.cx.metrics.failures.inc();
+            tracing::warn!(%address, %why, "an actor failed");
+            if entry
+                .record
+                .fail(why.clone(), Instant::now(), &Budget::ENTITY)
+                == Sentence::Park
+            {
+                tracing::error!(%address, %why, "an actor failed too often and is parked");
+                entry.life = Life::Parked(why);
+                return;
+            }
+        }
+        if waiting.is_empty() {
+            if entry.record.total() == 0 {
+                self.entries.remove(&address);
+            }
+            return;
+        }
+        match self.spawn(address) {
+            Ok(awake) => {
+                self.entries
+                    .get_mut(&address)
+                    .expect("looked up above")
+                    .life = Life::Awake(awake);
+                for (letter, ticket) in waiting {
+                    self.deliver(address, letter, ticket);
+                }
+            }
+            Err(refusal) => tracing::error!(%address, %refusal, "no successor could be started"),
+        }
+    }
+
+    fn release_supervisor(&mut self, tenant: TenantId) {
+        if let Some((supervisor, children)) = self.supervisors.get_mut(&tenant) {
+            *children -= 1;
+            if *children == 0 {
+                supervisor.stop(None);
+                self.supervisors.remove(&tenant);
+            }
+        }
+    }
+
+    /// Puts idle actors to sleep; when too many are awake, also those that have just become idle.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        let awake = self
+            .entries
+            .values()
+            .filter(|entry| matches!(entry.life, Life::Awake(_)))
+            .count();
+        self.cx
+            .metrics
+            .awake
+            .set(i64::try_from(awake).unwrap_or(i64::MAX));
+        let patience = if awake > AWAKE_MAX {
+            SWEEP_EVERY
+        } else {
+            IDLE_AFTER
+        };
+        for entry in self.entries.values_mut() {
+            let Life::Awake(actor) = &entry.life else {
+                continue;
+            };
+            let idle = entry.depth.load(Ordering::Acquire) == 0
+                && now.duration_since(entry.last_used) >= patience;
+            if idle {
+                actor.send_to_sleep();
+                entry.life = Life::Ending(VecDeque::new());
+            }
+        }
+        self.entries.retain(|_, entry| {
+            !matches!(entry.life, Life::Gone) || now.duration_since(entry.last_used) < IDLE_AFTER
+        });
+    }
+
+    fn tree(&self) -> Vec<TreeNode> {
+        let node = |(address, entry): (&Address, &Entry)| TreeNode {
+            address: address.to_string(),
+            state: entry.life.name(),
+            depth: entry.depth.load(Ordering::Acquire),
+            restarts: entry.record.total(),
+            last_failure: entry.record.last().map(str::to_owned),
+        };
+        self.entries.iter().map(node).collect()
+    }
+
+    fn unpark(&mut self, address: &str) -> Result<(), Refusal> {
+        let parked = |(known, entry): &(&Address, &mut Entry)| {
+            known.to_string() == address && matches!(entry.life, Life::Parked(_))
+        };
+        let (_, entry) = self
+            .entries
+            .iter_mut()
+            .find(parked)
+            .ok_or(Refusal::NotFound {
+                what: "parked actor",
+            })?;
+        entry.record.forgive();
+        entry.life = Life::Gone;
+        Ok(())
+    }
+}
+
+// === impl Life, Awake ===
+
+impl Life {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Awake(_) => "running",
+            Self::Ending(..) => "stopping",
+            Self::Gone => "asleep",
+            Self::Parked(_) => "parked",
+        }
+    }
+}
+
+impl Awake {
+    fn id(&self) -> ActorId {
+        match self {
+            Self::Tenant(actor) => actor.get_id(),
+            Self::Domain(actor) => actor.get_id(),
+            Self::Inbox(actor) => actor.get_id(),
+        }
+    }
+
+    fn send(&self, letter: Letter, ticket: Ticket) -> Option<(Letter, Ticket)> {
+        match (self, letter) {
+            (Self::Tenant(actor), Letter::Tenant(msg)) => post(actor, msg, ticket, Letter::Tenant),
+            (Self::Domain(actor), Letter::Domain(msg)) => post(actor, msg, ticket, Letter::Domain),
+            (Self::Inbox(actor), Letter::Inbox(msg)) => post(actor, msg, ticket, Letter::Inbox),
+            (_, letter) => {
+                // The doors below are typed, so this is a bug of ours: the asker learns that its answer is lost.
+                tracing::error!("a letter was addressed to an actor of another kind");
+                drop(letter);
+                None
+            }
+        }
+    }
+
+    /// The last letter an actor gets. It stops when it comes to it, after all that came before.
+    fn send_to_sleep(&self) {
+        // An actor that has just ended needs no sleep.
+        match self {
+            Self::Tenant(actor) => drop(actor.send_message(Posted {
+                msg: TenantMsg::Sleep,
+                _ticket: None,
+            })),
+            Self::Domain(actor) => drop(actor.send_message(Posted {
+                msg: DomainMsg::Sleep,
+                _ticket: None,
+            })),
+            Self::Inbox(actor) => drop(actor.send_message(Posted {
+                msg: InboxMsg::Sleep,
+                _ticket: None,
+            })),
+        }
+    }
+}
+
+fn post<M: Send + 'static>(
+    actor: &ActorRef<Posted<M>>,
+    msg: M,
+    ticket: Ticket,
+    letter: impl FnOnce(M) -> Letter,
+) -> Option<(Letter, Ticket)> {
+    match actor.send_message(Posted {
+        msg,
+        _ticket: Some(ticket),
+    }) {
+        Err(MessagingErr::SendErr(Posted {
+            msg,
+            _ticket: Some(ticket),
+        })) => Some((letter(msg), ticket)),
+        // Any other error has dropped the letter and with it the reply port.
+        Ok(()) | Err(_) => None,
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
+fn failed_start(why: SpawnErr) -> Refusal {
+    Refusal::Unavailable {
+        why: format!("an actor could not be spawned: {why}"),
+    }
+}
+
+// === impl Actor for TenantSupervisor ===
+
+impl Actor for TenantSupervisor {
+    type Msg = ();
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _me: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _me: ActorRef<()>,
+        event: SupervisionEvent,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        let (actor, failure) = match event {
+            SupervisionEvent::ActorTerminated(who, _, _) => (who.get_id(), None),
+            SupervisionEvent::ActorFailed(who, why) => (who.get_id(), Some(why.to_string())),
+            _ => return Ok(()),
+        };
+        // A directory that is gone has ended the process already.
+        drop(
+            self.directory
+                .send_message(DirectoryMsg::Ended { actor, failure }),
+        );
+        Ok(())
+    }
+}
