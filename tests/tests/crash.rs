@@ -1,0 +1,5 @@
+//! The crash laboratory: what was acknowledged is there after a kill and after a power cut, whole, and no cap is exceeded.
+//! The daemon is the real binary under load over API and SMTP; every acknowledgement is journalled outside.
+
+mod accidents;
+mod instruments;
