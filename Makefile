@@ -38,7 +38,9 @@ NEXTEST := cargo nextest run --color never --workspace
 help:
 	@sed -n '3,8s/^# *//p' Makefile
 
+# All it needs beside Rust is a C compiler.
 demo:
+	@command -v cc >/dev/null || scripts/setup
 	cargo run --profile dev -p inboxgrove -- demo
 
 setup:
