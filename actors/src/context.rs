@@ -45,7 +45,7 @@ pub(crate) struct Context {
     pub(crate) rules: Rules,
     pub(crate) ids: IdSource,
     pub(crate) metrics: Metrics,
-    /// Tasks that actors started; a drain waits for them.
+    /// Tasks that actors started. A drain waits for those that count as work: see [`Context::spawn`].
     pub(crate) tasks: TaskTracker,
     /// The gate before every mailbox: ractor's own are unbounded.
     pub(crate) letters: Arc<Semaphore>,

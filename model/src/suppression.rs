@@ -2,7 +2,8 @@
 
 use crate::{EmailAddress, PolicyTime, TenantId};
 
-/// An address a tenant must not write to. Its row belongs to `tenant/<id>`.
+/// An address a tenant must not write to. Whoever sees the evidence (outbound, or the inbox that a report comes
+/// to) puts the row there, which may be done twice without harm; nobody but the tenant takes it away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suppression {
     /// Whose list.

@@ -21,8 +21,6 @@ pub enum Owner {
     Notifier,
     /// The due table.
     Clock,
-    /// Incoming mail.
-    Inbound,
     /// The secrets.
     Vault,
 }
@@ -86,7 +84,6 @@ impl fmt::Display for Owner {
             Self::Site(ip, site) => write!(f, "site/{site} from {ip}"),
             Self::Notifier => f.write_str("notifier"),
             Self::Clock => f.write_str("clock"),
-            Self::Inbound => f.write_str("inbound"),
             Self::Vault => f.write_str("vault"),
         }
     }
