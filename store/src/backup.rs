@@ -9,13 +9,13 @@ use std::{
     io::{self, BufReader, BufWriter, Read, Write as _},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EngineError, OpenError, Store, data_keys,
+    EngineError, OpenError, Store, checked, data_keys,
     engine::{Engine, RawRow, Write},
     log::{Log, LogError},
     media::{DirMedia, Media, copy_out, private, sync_parent},
@@ -95,10 +95,14 @@ pub(crate) struct Manifest {
     pub(crate) start: u64,
     pub(crate) end: u64,
     pub(crate) rows: u64,
+    /// Bytes of their keys and values. Backups of the first daemons do not say.
+    #[serde(default)]
+    bytes: u64,
     segments: Vec<(String, u64)>,
 }
 
-/// The backups that a store remembers, all verified when they were made; the oldest first.
+/// The backups that a store remembers, all verified when they were made; the oldest first. A rebuild looks
+/// for its source here, and compaction drops what the second-newest one has.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct BackupList {
     entries: Vec<BackupEntry>,
@@ -110,6 +114,12 @@ pub(crate) struct BackupEntry {
     pub(crate) path: PathBuf,
     pub(crate) start: u64,
     pub(crate) end: u64,
+    /// Bytes of its rows; 0 where a backup does not say.
+    #[serde(default)]
+    pub(crate) bytes: u64,
+    /// A later verification found it damaged: nothing relies on it any more.
+    #[serde(default)]
+    pub(crate) damaged: bool,
 }
 
 /// Where a backup is being made or read.
@@ -126,7 +136,8 @@ impl Store {
         let place = Place(to);
         place.make()?;
         let start = shared.engine.position()?.unwrap_or(0);
-        let rows = place.write_rows(shared.engine.as_ref())?;
+        let (rows, bytes) = place.write_rows(shared)?;
+        shared.live_bytes.store(bytes, Ordering::Relaxed);
         // Everything that the scan can have seen is in the log by now.
         let at_end = self.inner.queue.alone(|committer| {
             let log = &committer.shared.log;
@@ -151,6 +162,7 @@ impl Store {
             start,
             end,
             rows,
+            bytes,
             segments: copied,
         };
         place.finish(&manifest)?;
@@ -171,17 +183,46 @@ impl Store {
 impl BackupList {
     /// The list of a store. One that cannot be read is empty: it is only a hint where to look.
     pub(crate) fn read(media: &dyn Media) -> Self {
-        let bytes = media.read(LIST).unwrap_or_default();
-        serde_json::from_slice(&bytes).unwrap_or_default()
+        Self::look(media).unwrap_or_else(|why| {
+            tracing::warn!(%why, "the list of backups cannot be read");
+            Self::default()
+        })
     }
 
-    /// Those that are still there, the newest first.
+    /// As [`read`](Self::read); says what is wrong with it.
+    pub(crate) fn look(media: &dyn Media) -> Result<Self, String> {
+        match media.read(LIST) {
+            Ok(bytes) => checked::decode(&bytes).map_err(|why| format!("{LIST}: {why}")),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(why) => Err(format!("{LIST}: {why}")),
+        }
+    }
+
+    /// Those that are still there and not known to be damaged, the newest first.
     pub(crate) fn newest_first(&self) -> Vec<BackupEntry> {
         let there = self.entries.iter().rev();
         there
-            .filter(|entry| entry.path.join(MANIFEST).is_file())
+            .filter(|entry| !entry.damaged && entry.path.join(MANIFEST).is_file())
             .cloned()
             .collect()
+    }
+
+    /// Bytes of the rows, as the newest one says; 0 when none does.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.entries.last().map_or(0, |newest| newest.bytes)
+    }
+
+    /// From now on nothing relies on a backup.
+    pub(crate) fn mark_damaged(media: &dyn Media, path: &Path) -> io::Result<()> {
+        let mut list = Self::read(media);
+        for entry in &mut list.entries {
+            entry.damaged |= entry.path == path;
+        }
+        list.write(media)
+    }
+
+    fn write(&self, media: &dyn Media) -> io::Result<()> {
+        media.replace(LIST, &checked::encode(self)?)
     }
 
     fn add(shared: &Shared, path: &Path, manifest: &Manifest) -> io::Result<()> {
@@ -191,11 +232,12 @@ impl BackupList {
             path: fs::canonicalize(path)?,
             start: manifest.start,
             end: manifest.end,
+            bytes: manifest.bytes,
+            damaged: false,
         });
         let surplus = list.entries.len().saturating_sub(LIST_LEN);
         list.entries.drain(..surplus);
-        let bytes = serde_json::to_vec_pretty(&list).map_err(io::Error::other)?;
-        shared.media.replace(LIST, &bytes)
+        list.write(shared.media.as_ref())
     }
 }
 
@@ -228,21 +270,25 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// Scans all rows into the file; how many there were.
-    fn write_rows(&self, engine: &dyn Engine) -> Result<u64, BackupError> {
+    /// Scans all rows into the file; how many there were, and their bytes.
+    fn write_rows(&self, shared: &Shared) -> Result<(u64, u64), BackupError> {
         let file = private().create_new(true).open(self.0.join(ROWS));
         let mut out = RowsWriter::new(file.map_err(self.failed())?);
         out.put(&ROWS_MAGIC).map_err(self.failed())?;
-        let mut next = Vec::new();
+        let (mut next, mut bytes) = (Vec::new(), 0);
+        let mut pace = shared.pace();
         loop {
-            let rows = engine.scan(&next, None, SCAN_ROWS)?;
+            let rows = shared.engine.scan(&next, None, SCAN_ROWS)?;
             let Some((last, _)) = rows.last() else { break };
             next = [last.as_slice(), &[0]].concat();
             for (key, value) in rows.iter().filter(|(key, _)| is_row(key)) {
                 out.row(key, value).map_err(self.failed())?;
+                bytes += (key.len() + value.len()) as u64;
             }
+            pace.rest();
         }
-        out.finish().map_err(self.failed())
+        let rows = out.finish().map_err(self.failed())?;
+        Ok((rows, bytes))
     }
 
     fn copy_keys(&self, media: &dyn Media) -> Result<(), BackupError> {
@@ -253,8 +299,7 @@ impl Place<'_> {
     fn finish(&self, manifest: &Manifest) -> Result<(), BackupError> {
         let sync = || File::open(self.0)?.sync_all();
         sync().map_err(self.failed())?;
-        let text = serde_json::to_vec_pretty(manifest);
-        let text = text.map_err(|why| self.damaged(why.to_string()))?;
+        let text = checked::encode(manifest).map_err(self.failed())?;
         self.write_file(MANIFEST, &text)?;
         sync()
             .and_then(|()| sync_parent(self.0))
@@ -272,8 +317,8 @@ impl Place<'_> {
 
     fn manifest(&self) -> Result<Manifest, BackupError> {
         let text = fs::read(self.0.join(MANIFEST)).map_err(self.failed())?;
-        let manifest: Manifest = serde_json::from_slice(&text)
-            .map_err(|why| self.damaged(format!("its manifest: {why}")))?;
+        let manifest: Manifest =
+            checked::decode(&text).map_err(|why| self.damaged(format!("its manifest: {why}")))?;
         if manifest.version != 1 || manifest.format > FORMAT_NEWEST {
             return Err(self.damaged("a newer daemon made it"));
         }
@@ -322,6 +367,14 @@ impl Place<'_> {
 
 /// Reads a whole backup and checks it.
 pub(crate) fn verify(path: &Path) -> Result<Manifest, BackupError> {
+    verify_unless(path, |_segment| false)
+}
+
+/// As [`verify`], but believes those segments of its log that `is_known` says were checked already.
+pub(crate) fn verify_unless(
+    path: &Path,
+    is_known: impl Fn(&str) -> bool,
+) -> Result<Manifest, BackupError> {
     let place = Place(path);
     let manifest = place.manifest()?;
     if place.read_rows(|_| Ok(()))? != manifest.rows {
@@ -339,7 +392,9 @@ pub(crate) fn verify(path: &Path) -> Result<Manifest, BackupError> {
     };
     let log = place.log()?;
     for segment in log.segments() {
-        log.check(segment.first).map_err(failed)?;
+        if !is_known(&segment.name) {
+            log.check(segment.first).map_err(failed)?;
+        }
     }
     if log.next_seq() != manifest.end + 1 || log.rows_from() > manifest.start + 1 {
         return Err(place.damaged("its log does not go on from its rows to its end"));
@@ -347,21 +402,44 @@ pub(crate) fn verify(path: &Path) -> Result<Manifest, BackupError> {
     Ok(manifest)
 }
 
-/// Reads the rows of a backup, in pieces.
-pub(crate) fn rows_of(
-    path: &Path,
-    visit: impl FnMut(Vec<RawRow>) -> Result<(), BackupError>,
-) -> Result<u64, BackupError> {
-    Place(path).read_rows(visit)
+/// The rows of a backup that was verified, one after the other, in the order of their keys.
+pub(crate) struct RowsOf {
+    path: PathBuf,
+    rows: RowsReader,
 }
 
-/// Fills an engine with the rows of a backup and sets its position. The position is set last, so that
-/// what a crash leaves is filled again.
-pub(crate) fn load_rows_of(path: &Path, engine: &dyn Engine) -> Result<(), BackupError> {
-    let manifest = verify(path)?;
+impl RowsOf {
+    pub(crate) fn open(path: &Path) -> Result<Self, BackupError> {
+        let failed = Place(path).failed();
+        let mut rows = RowsReader::new(File::open(path.join(ROWS)).map_err(&failed)?);
+        let _magic: [u8; 8] = rows.array().map_err(&failed)?;
+        Ok(Self {
+            path: path.to_owned(),
+            rows,
+        })
+    }
+
+    /// The next row; `None` at the end, and again after it.
+    pub(crate) fn next(&mut self) -> Result<Option<RawRow>, BackupError> {
+        if self.rows.ended {
+            return Ok(None);
+        }
+        self.rows.row().map_err(Place(&self.path).failed())
+    }
+}
+
+/// Fills an engine with the rows of a backup that was verified, and sets its position. The position is set
+/// last: without one the engine is known to be incomplete. `rest` is called between pieces.
+pub(crate) fn load_rows_of(
+    path: &Path,
+    manifest: &Manifest,
+    engine: &dyn Engine,
+    mut rest: impl FnMut(),
+) -> Result<(), BackupError> {
     Place(path).read_rows(|rows| {
         let writes = rows.into_iter().map(|(key, value)| (key, Some(value)));
         engine.apply(&writes.collect::<Vec<Write>>(), 0)?;
+        rest();
         Ok(())
     })?;
     engine.apply(&[], manifest.start)?;
@@ -434,6 +512,7 @@ struct RowsReader {
     from: BufReader<File>,
     crc: u32,
     count: u64,
+    ended: bool,
 }
 
 impl RowsReader {
@@ -442,6 +521,7 @@ impl RowsReader {
             from: BufReader::with_capacity(1 << 18, file),
             crc: 0,
             count: 0,
+            ended: false,
         }
     }
 
@@ -463,6 +543,7 @@ impl RowsReader {
     fn row(&mut self) -> io::Result<Option<RawRow>> {
         let key_len = u16::from_le_bytes(self.array()?);
         if key_len == ROWS_END {
+            self.ended = true;
             let count = u64::from_le_bytes(self.array()?);
             return if count == self.count {
                 Ok(None)

@@ -158,6 +158,22 @@ impl DataKeys {
         Ok(true)
     }
 
+    /// Says what is wrong with the file. The committer's thread only.
+    pub(crate) fn check(&self) -> Result<(), DataKeysError> {
+        let found = Ring::parse(&self.media.read(FILE_NAME)?, &self.keys)?;
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        if found.is_same(&ring) {
+            Ok(())
+        } else {
+            Err(DataKeysError::Damaged("it is not as it was written"))
+        }
+    }
+
+    /// Writes the file again, as it should be. The committer's thread only.
+    pub(crate) fn mend(&self, rng: &dyn Rng) -> Result<(), DataKeysError> {
+        self.keep(self.snapshot(), rng)
+    }
+
     fn snapshot(&self) -> Ring {
         let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
         ring.clone()
@@ -192,6 +208,13 @@ impl Ring {
     fn add(&mut self, tenant: TenantId, key: SealingKey) {
         self.by_id.insert(key.id(), tenant);
         self.by_tenant.insert(tenant, key);
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        // A key's id is a hash of it.
+        self.names.id() == other.names.id()
+            && self.by_id == other.by_id
+            && self.erased == other.erased
     }
 
     fn to_bytes(&self, keys: &Keys, rng: &dyn Rng) -> Vec<u8> {

@@ -1,7 +1,8 @@
 //! The engine: where rows live. Everything that knows sled is behind this one trait.
 
-use std::fmt;
+use std::{fmt, io, path::PathBuf, sync::Arc};
 
+pub(crate) mod current;
 pub(crate) mod sled;
 
 /// A write: a whole key and its value; no value removes the key.
@@ -42,6 +43,30 @@ pub(crate) trait Engine: Send + Sync + fmt::Debug {
     fn check(&self) -> Result<(), EngineError>;
 }
 
+/// Where engines are kept, by their names: the one in use, and one that is being made.
+pub(crate) trait Shelf: Send + Sync + fmt::Debug {
+    /// The names of those that are there, sorted; not of those that were put aside.
+    fn names(&self) -> io::Result<Vec<String>>;
+
+    /// Opens one, making it when it is not there.
+    fn open(&self, name: &str) -> Result<Arc<dyn Engine>, EngineOpenError>;
+
+    /// Removes one that nobody uses any more.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Puts one that nobody uses any more out of the way, as it is; where it is now.
+    fn put_aside(&self, name: &str) -> io::Result<PathBuf>;
+}
+
+/// Why an engine does not open.
+#[derive(Debug)]
+pub(crate) enum EngineOpenError {
+    /// The disk or the program is at fault: full, read-only, not ours. Another engine would fare no better.
+    Unusable(EngineError),
+    /// What is there is at fault: it can be put aside and made anew.
+    Broken(EngineError),
+}
+
 /// The engine failed. After a failed write it must not be used again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the rows' engine could not {what}: {why}")]
@@ -57,6 +82,17 @@ impl EngineError {
         Self {
             what,
             why: why.to_string(),
+        }
+    }
+}
+
+// === impl EngineOpenError ===
+
+impl EngineOpenError {
+    /// What happened, whosever fault it is.
+    pub(crate) fn why(self) -> EngineError {
+        match self {
+            Self::Unusable(why) | Self::Broken(why) => why,
         }
     }
 }

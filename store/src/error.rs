@@ -200,6 +200,26 @@ pub enum OpenError {
     Thread(io::Error),
 }
 
+// === impl OpenError ===
+
+impl OpenError {
+    /// Whether what is on the disk is at fault, so that neither a restart nor room nor another key helps:
+    /// an operator has to restore a backup.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Log(why) => !matches!(why, LogError::Io { .. }),
+            Self::DataKeys(why) => matches!(why, DataKeysError::Damaged(_)),
+            Self::LogBehind { .. } | Self::NoRebuild { .. } => true,
+            Self::WrongKey(_)
+            | Self::KeyFile(_)
+            | Self::Dir { .. }
+            | Self::Engine(_)
+            | Self::Format { .. }
+            | Self::Thread(_) => false,
+        }
+    }
+}
+
 impl From<DataKeysError> for OpenError {
     fn from(why: DataKeysError) -> Self {
         match why {

@@ -27,16 +27,21 @@ mod frame;
 mod log;
 
 mod engine;
+mod generations;
 mod media;
 mod memory;
 mod shim;
 
 mod backup;
+mod checked;
 mod compaction;
 mod error;
+mod found;
 mod migrate;
 mod open;
+mod pace;
 mod restore;
+mod rewrite;
 mod seed;
 mod stats;
 mod verify;
@@ -61,6 +66,7 @@ pub use migrate::{
 pub use open::{OpenReport, Options};
 pub use records::{EvidenceRow, InboxOfDomain, PolicyMark, SecretRow};
 pub use restore::restore;
+pub use rewrite::{RewriteError, RewriteReport};
 pub use seal::{KeyFileError, Keys, NameKey};
 pub use seed::{SeedPlan, Seeded};
 pub use shared::{DueMark, StoreHealth};

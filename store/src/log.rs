@@ -279,45 +279,63 @@ impl Log {
         Ok(count)
     }
 
-    /// Puts `bytes` (a head and frames) in the place of a sealed segment; no bytes remove it. After a crash
-    /// the old segment is there or the new one.
-    pub(crate) fn replace(
+    /// Writes at the end of what is to take the place of a sealed segment, which begins with a head; on the
+    /// disk when this returns.
+    pub(crate) fn stage(
         &self,
         first: u64,
-        head: SegmentHead,
-        bytes: Option<&[u8]>,
+        head: Option<SegmentHead>,
+        bytes: &[u8],
     ) -> Result<(), LogError> {
+        let unfinished = format!("{}{UNFINISHED}", name_of(first));
+        let begun = head.map_or(Ok(()), |head| {
+            let made = self.media.create(&unfinished);
+            made.and_then(|()| self.media.append(&unfinished, &head.to_bytes()))
+        });
+        let written = begun.and_then(|()| self.media.append(&unfinished, bytes));
+        let written = written.and_then(|()| self.media.sync(&unfinished));
+        written.map_err(Self::failed(first, "write its compaction"))
+    }
+
+    /// Puts what was staged, a head and frames of `len` bytes in all, in the place of a sealed segment.
+    /// After a crash the old segment is there or the new one.
+    pub(crate) fn replace(&self, first: u64, head: SegmentHead, len: u64) -> Result<(), LogError> {
         let name = name_of(first);
-        let failed = |what| {
-            let segment = name.clone();
-            move |source| LogError::Io {
-                segment,
-                what,
-                source,
-            }
-        };
         let unfinished = format!("{name}{UNFINISHED}");
-        if let Some(bytes) = bytes {
-            let written = self.media.create(&unfinished);
-            let written = written.and_then(|()| self.media.append(&unfinished, bytes));
-            let written = written.and_then(|()| self.media.sync(&unfinished));
-            written.map_err(failed("write its compaction"))?;
-        }
-        // Readers must not hold offsets of the old bytes while names change.
-        let mut state = self.write();
-        if let Some(bytes) = bytes {
+        {
+            // Readers must not hold offsets of the old bytes while names change.
+            let mut state = self.write();
             let renamed = self.media.rename(&unfinished, &name);
-            renamed.map_err(failed("replace"))?;
+            renamed.map_err(Self::failed(first, "replace"))?;
             if let Some(segment) = state.segments.get_mut(&first) {
                 segment.head = head;
-                segment.end = bytes.len() as u64;
+                segment.end = len;
                 segment.index = None;
             }
-        } else {
-            self.media.remove(&name).map_err(failed("remove"))?;
+        }
+        let synced = self.media.sync_names();
+        synced.map_err(Self::failed(first, "sync the name of"))
+    }
+
+    /// Removes a sealed segment. After a crash it may be there again.
+    pub(crate) fn remove(&self, first: u64) -> Result<(), LogError> {
+        {
+            let mut state = self.write();
+            let removed = self.media.remove(&name_of(first));
+            removed.map_err(Self::failed(first, "remove"))?;
             state.segments.remove(&first);
         }
-        self.media.sync_names().map_err(failed("sync the name of"))
+        let synced = self.media.sync_names();
+        synced.map_err(Self::failed(first, "sync the name of"))
+    }
+
+    /// The error that something could not be done with a segment.
+    fn failed(first: u64, what: &'static str) -> impl FnOnce(io::Error) -> LogError {
+        move |source| LogError::Io {
+            segment: name_of(first),
+            what,
+            source,
+        }
     }
 
     /// The name of the segment to append to; a new one when the last is full.

@@ -11,7 +11,7 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -59,6 +59,9 @@ pub(crate) trait Media: Send + Sync + fmt::Debug {
 
     /// Puts a file that is no longer written to at `to`, outside; replacing it later leaves that as it is.
     fn export(&self, name: &str, to: &Path) -> io::Result<()>;
+
+    /// Whether the file at `path`, outside, is this very file by another name.
+    fn is_linked(&self, name: &str, path: &Path) -> bool;
 }
 
 impl dyn Media + '_ {
@@ -225,6 +228,12 @@ impl Media for DirMedia {
             return Ok(());
         }
         copy_out(self, name, self.size(name)?, to)
+    }
+
+    fn is_linked(&self, name: &str, path: &Path) -> bool {
+        let file = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino())).ok();
+        let ours = file(&self.dir.join(name));
+        ours.is_some() && ours == file(path)
     }
 }
 

@@ -6,13 +6,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt, io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use crate::{
     committer::{Committer, Request, queue::serve_inline},
-    engine::{Engine, EngineError, POSITION_KEY, RawRow, Write, position_from},
+    engine::{
+        Engine, EngineError, EngineOpenError, POSITION_KEY, RawRow, Shelf, Write, position_from,
+    },
+    generations::number_of,
     media::{Media, copy_out},
 };
 
@@ -45,9 +48,9 @@ struct Disk {
     synced: BTreeMap<String, u64>,
     files: BTreeMap<u64, MemFile>,
     files_made: u64,
-    rows: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// What applying has replaced since the last flush, oldest first.
-    undo: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Engines by their names. Making, removing and renaming one lasts at once, as the engine on files
+    /// syncs its directory.
+    engines: BTreeMap<String, MemRows>,
     faults: VecDeque<Fault>,
     /// Power fails at the operation that finds 0 here; then this many unsynced bytes survive per file.
     cut: Option<(u64, usize)>,
@@ -62,16 +65,31 @@ struct MemFile {
     synced: usize,
 }
 
+#[derive(Default)]
+struct MemRows {
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What applying has replaced since the last flush, oldest first.
+    undo: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
 /// The files of a [`MemDisk`], as one opening sees them.
 pub(crate) struct MemMedia {
     disk: MemDisk,
     generation: u64,
 }
 
-/// The rows of a [`MemDisk`], as one opening sees them.
+/// The engines of a [`MemDisk`], as one opening sees them.
+#[derive(Debug)]
+pub(crate) struct MemShelf {
+    disk: MemDisk,
+    generation: u64,
+}
+
+/// The rows of one engine of a [`MemDisk`], as one opening sees them.
 pub(crate) struct MemEngine {
     disk: MemDisk,
     generation: u64,
+    name: String,
 }
 
 // === impl MemDisk ===
@@ -173,12 +191,10 @@ impl MemDisk {
 
     /// Bits rot in a row: flips one bit of its value. `key` is the whole key, table byte first.
     pub fn flip_row(&self, key: &[u8], offset: usize) -> bool {
-        match self
-            .lock()
-            .rows
-            .get_mut(key)
-            .and_then(|row| row.get_mut(offset))
-        {
+        let mut disk = self.lock();
+        let rows = disk.engines.values_mut();
+        let row = rows.filter_map(|of| of.rows.get_mut(key)).next_back();
+        match row.and_then(|row| row.get_mut(offset)) {
             Some(byte) => {
                 *byte ^= 0x10;
                 true
@@ -189,13 +205,11 @@ impl MemDisk {
 
     /// The rows are lost, as if sled's directory had been moved aside.
     pub fn lose_rows(&self) {
-        let mut disk = self.lock();
-        disk.rows.clear();
-        disk.undo.clear();
+        self.lock().engines.clear();
     }
 
     /// New handles; those of earlier openings fail from now on.
-    pub(crate) fn attach(&self) -> (Arc<dyn Media>, Arc<dyn Engine>) {
+    pub(crate) fn attach(&self) -> (Arc<dyn Media>, Arc<dyn Shelf>) {
         let generation = {
             let mut disk = self.lock();
             disk.generation += 1;
@@ -204,8 +218,8 @@ impl MemDisk {
         let disk = self.clone();
         let media = MemMedia { disk, generation };
         let disk = self.clone();
-        let engine = MemEngine { disk, generation };
-        (Arc::new(media), Arc::new(engine))
+        let shelf = MemShelf { disk, generation };
+        (Arc::new(media), Arc::new(shelf))
     }
 
     fn lock(&self) -> MutexGuard<'_, Disk> {
@@ -243,12 +257,8 @@ impl MemDisk {
 impl fmt::Debug for MemDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let disk = self.lock();
-        write!(
-            f,
-            "MemDisk({} files, {} rows)",
-            disk.live.len(),
-            disk.rows.len()
-        )
+        let rows: usize = disk.engines.values().map(|of| of.rows.len()).sum();
+        write!(f, "MemDisk({} files, {rows} rows)", disk.live.len())
     }
 }
 
@@ -262,8 +272,7 @@ impl Default for Disk {
             synced: BTreeMap::new(),
             files: BTreeMap::new(),
             files_made: 0,
-            rows: BTreeMap::new(),
-            undo: Vec::new(),
+            engines: BTreeMap::new(),
             faults: VecDeque::new(),
             cut: None,
             free_bytes: u64::MAX,
@@ -285,11 +294,13 @@ impl Disk {
             file.bytes.truncate(end);
             file.synced = end;
         }
-        while let Some((key, old)) = self.undo.pop() {
-            match old {
-                Some(value) => self.rows.insert(key, value),
-                None => self.rows.remove(&key),
-            };
+        for of in self.engines.values_mut() {
+            while let Some((key, old)) = of.undo.pop() {
+                match old {
+                    Some(value) => of.rows.insert(key, value),
+                    None => of.rows.remove(&key),
+                };
+            }
         }
     }
 
@@ -402,11 +413,57 @@ impl Media for MemMedia {
     fn export(&self, name: &str, to: &Path) -> io::Result<()> {
         copy_out(self, name, self.size(name)?, to)
     }
+
+    fn is_linked(&self, _name: &str, _path: &Path) -> bool {
+        false
+    }
 }
 
 impl fmt::Debug for MemMedia {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.disk, f)
+    }
+}
+
+// === impl MemShelf ===
+
+impl Shelf for MemShelf {
+    fn names(&self) -> io::Result<Vec<String>> {
+        let disk = self.disk.current(self.generation)?;
+        let names = disk.engines.keys();
+        Ok(names
+            .filter(|name| number_of(name).is_some())
+            .cloned()
+            .collect())
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn Engine>, EngineOpenError> {
+        let unusable = |why| EngineOpenError::Unusable(EngineError::new("open", why));
+        let there = self.disk.current(self.generation).map_err(unusable)?;
+        if !there.engines.contains_key(name) {
+            drop(there);
+            let mut disk = self.disk.writing(self.generation).map_err(unusable)?;
+            disk.engines.insert(name.to_owned(), MemRows::default());
+        }
+        Ok(Arc::new(MemEngine {
+            disk: self.disk.clone(),
+            generation: self.generation,
+            name: name.to_owned(),
+        }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut disk = self.disk.writing(self.generation)?;
+        disk.engines.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(())
+    }
+
+    fn put_aside(&self, name: &str) -> io::Result<PathBuf> {
+        let mut disk = self.disk.writing(self.generation)?;
+        let rows = disk.engines.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        let aside = format!("{name}.broken");
+        disk.engines.insert(aside.clone(), rows);
+        Ok(aside.into())
     }
 }
 
@@ -430,11 +487,17 @@ impl MemEngine {
         }
         Ok(disk)
     }
+
+    fn of<'d>(&self, disk: &'d mut Disk) -> Result<&'d mut MemRows, EngineError> {
+        let rows = disk.engines.get_mut(&self.name);
+        rows.ok_or_else(|| EngineError::new("find its rows", "they were removed"))
+    }
 }
 
 impl Engine for MemEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        Ok(self.current("read a row")?.rows.get(key).cloned())
+        let mut disk = self.current("read a row")?;
+        Ok(self.of(&mut disk)?.rows.get(key).cloned())
     }
 
     fn scan(
@@ -443,8 +506,9 @@ impl Engine for MemEngine {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<RawRow>, EngineError> {
-        let disk = self.current("scan rows")?;
-        let rows = disk
+        let mut disk = self.current("scan rows")?;
+        let rows = self
+            .of(&mut disk)?
             .rows
             .range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded));
         Ok(rows
@@ -456,13 +520,14 @@ impl Engine for MemEngine {
 
     fn apply(&self, writes: &[Write], position: u64) -> Result<(), EngineError> {
         let mut disk = self.writing("apply writes", Fault::Apply)?;
+        let of = self.of(&mut disk)?;
         let mark = (POSITION_KEY.to_vec(), Some(position.to_be_bytes().to_vec()));
         for (key, value) in writes.iter().chain([&mark]) {
             let old = match value {
-                Some(value) => disk.rows.insert(key.clone(), value.clone()),
-                None => disk.rows.remove(key),
+                Some(value) => of.rows.insert(key.clone(), value.clone()),
+                None => of.rows.remove(key),
             };
-            disk.undo.push((key.clone(), old));
+            of.undo.push((key.clone(), old));
         }
         Ok(())
     }
@@ -473,16 +538,21 @@ impl Engine for MemEngine {
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        self.writing("flush", Fault::Flush)?.undo.clear();
+        let mut disk = self.writing("flush", Fault::Flush)?;
+        self.of(&mut disk)?.undo.clear();
         Ok(())
     }
 
     fn disk_bytes(&self) -> u64 {
-        let Ok(disk) = self.current("measure itself") else {
+        let Ok(mut disk) = self.current("measure itself") else {
             return 0;
         };
-        let rows = disk.rows.iter();
-        rows.map(|(key, value)| (key.len() + value.len()) as u64)
+        let Ok(of) = self.of(&mut disk) else {
+            return 0;
+        };
+        of.rows
+            .iter()
+            .map(|(key, value)| (key.len() + value.len()) as u64)
             .sum()
     }
 
@@ -504,7 +574,8 @@ mod tests {
     #[test]
     fn a_crash_takes_back_bytes_names_and_rows() {
         let disk = MemDisk::new();
-        let (media, engine) = disk.attach();
+        let (media, shelf) = disk.attach();
+        let engine = shelf.open("sled").expect("opens");
         media.create("a").expect("made");
         media.append("a", b"kept").expect("written");
         media.sync("a").expect("synced");
@@ -518,7 +589,8 @@ mod tests {
         engine.apply(&[(vec![1], None)], 2).expect("applied");
         disk.crash_torn(1);
         assert!(media.read("a").is_err(), "old handles fail");
-        let (media, engine) = disk.attach();
+        let (media, shelf) = disk.attach();
+        let engine = shelf.open("sled").expect("opens");
         assert_eq!(media.read("a").expect("read"), b"keptl");
         assert_eq!(media.list().expect("listed"), ["a"]);
         assert_eq!(engine.get(&[1]), Ok(Some(vec![1])));

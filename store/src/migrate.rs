@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, sync::atomic::Ordering};
 use inboxgrove_model::ports::Rng;
 
 use crate::{
-    CommitError, Keys, OpenError, Options, ReadError, Store, TableId,
+    CommitError, EngineError, Keys, OpenError, Options, ReadError, Store, TableId,
     committer::Committer,
     engine::{Engine, RawRow},
     frame::{FrameWriter, Item},
@@ -182,8 +182,8 @@ pub(crate) fn stored_format(engine: &dyn Engine) -> Result<Option<u8>, OpenError
         return Ok(None);
     };
     let Ok((_, [found])) = row::check(TableId::Meta, &value) else {
-        let why = "the row that says the store's format is damaged".to_owned();
-        return Err(OpenError::NoRebuild { why });
+        let why = "its row is damaged";
+        return Err(EngineError::new("read the store's format", why).into());
     };
     let found = *found;
     if found > FORMAT_NEWEST {

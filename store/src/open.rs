@@ -1,9 +1,8 @@
 //! Opening a store: rows, log, keys; replaying what the rows lack; rebuilding rows that are lost.
 
 use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -11,23 +10,18 @@ use inboxgrove_model::ports::Rng;
 
 use crate::{
     Keys, MemDisk, OpenError, Store,
-    backup::{self, BackupList},
+    backup::BackupList,
     committer::{Committer, queue::Queue},
     data_keys::DataKeys,
-    engine::{
-        Engine, Write,
-        sled::{SledEngine, SledOpenError},
-    },
+    engine::{Engine, Shelf, Write, sled::SledShelf},
+    found::{FindError, find_rows},
     frame::Item,
     log::{Log, LogError, READ_BYTES_MAX},
-    media::{DirMedia, Media, sync_parent},
+    media::{DirMedia, Media},
     migrate,
     shared::{Limits, Shared},
     store::Inner,
 };
-
-/// Where the rows are, in the store's directory.
-pub(crate) const SLED_DIR: &str = "sled";
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -48,6 +42,9 @@ pub struct Options {
     pub checkpoint_bytes: u64,
     /// … or after this time.
     pub checkpoint_every: Duration,
+    /// Whether upkeep (compaction, rewriting, verifying) rests as long as it works, so that commits do not
+    /// wait for it.
+    pub upkeep_rests: bool,
 }
 
 /// What opening has found and done.
@@ -59,10 +56,14 @@ pub struct OpenReport {
     pub replayed: u64,
     /// How many bytes of a torn tail were cut. Nobody had been told that they were committed.
     pub torn_bytes: u64,
-    /// The rows could not be opened; this is where they are now, and why.
+    /// The rows could not be used; this is where they are now, and why.
     pub moved_aside: Option<(PathBuf, String)>,
-    /// The rows were rebuilt from this backup and the log since.
+    /// Why the rows were rebuilt, if they were: from a backup and the log since, or from the log alone.
+    pub rebuilt: Option<String>,
+    /// The backup that they were rebuilt from.
     pub rebuilt_from: Option<PathBuf>,
+    /// What is wrong and was not mended; the store works all the same.
+    pub warning: Option<String>,
     /// The last frame.
     pub position: u64,
 }
@@ -83,6 +84,7 @@ impl Options {
             // Replaying this much takes a second or two.
             checkpoint_bytes: 16 << 20,
             checkpoint_every: Duration::from_secs(30),
+            upkeep_rests: true,
         }
     }
 
@@ -92,6 +94,7 @@ impl Options {
             checkpoint_bytes: self.checkpoint_bytes,
             checkpoint_every: self.checkpoint_every,
             events_kept: self.events_kept,
+            upkeep_rests: self.upkeep_rests,
         }
     }
 }
@@ -111,9 +114,9 @@ impl Store {
             source,
         };
         let media: Arc<dyn Media> = Arc::new(DirMedia::open(&options.dir).map_err(dir_failed)?);
+        let shelf: Arc<dyn Shelf> = Arc::new(SledShelf::new(&options.dir, options.cache_bytes));
         let mut report = OpenReport::default();
-        let engine = open_rows(&options, &mut report)?;
-        let shared = bring_up(media, engine, &options, rng.as_ref(), &mut report)?;
+        let shared = bring_up(media, &shelf, &options, rng.as_ref(), &mut report)?;
         let committer = Committer::new(Arc::clone(&shared), rng);
         let queue = Queue::thread(committer).map_err(OpenError::Thread)?;
         Ok((Self::from_parts(queue, shared), report))
@@ -138,14 +141,15 @@ impl Store {
         options: &Options,
         rng: Arc<dyn Rng>,
     ) -> Result<(Self, OpenReport), OpenError> {
-        let (media, engine) = disk.attach();
+        let (media, shelf) = disk.attach();
         let mut report = OpenReport::default();
         // By bytes only: when rows are flushed must not depend on how fast this machine is.
         let options = Options {
             checkpoint_every: Duration::MAX,
+            upkeep_rests: false,
             ..options.clone()
         };
-        let shared = bring_up(media, engine, &options, rng.as_ref(), &mut report)?;
+        let shared = bring_up(media, &shelf, &options, rng.as_ref(), &mut report)?;
         let committer = Committer::new(Arc::clone(&shared), rng);
         Ok((
             Self::from_parts(Queue::inline(committer, disk.clone()), shared),
@@ -160,44 +164,10 @@ impl Store {
     }
 }
 
-/// Opens sled; moves it aside and makes it anew when it does not open.
-fn open_rows(options: &Options, report: &mut OpenReport) -> Result<Arc<dyn Engine>, OpenError> {
-    let dir = options.dir.join(SLED_DIR);
-    match SledEngine::open(&dir, options.cache_bytes) {
-        Ok(engine) => Ok(Arc::new(engine)),
-        Err(SledOpenError::Unusable(why)) => Err(why.into()),
-        Err(SledOpenError::Broken(why)) => {
-            let failed = |source| OpenError::Dir {
-                dir: dir.clone(),
-                source,
-            };
-            let aside = move_aside(&dir).map_err(failed)?;
-            tracing::error!(%why, aside = %aside.display(), "the rows do not open: rebuilding them");
-            report.moved_aside = Some((aside, why.to_string()));
-            match SledEngine::open(&dir, options.cache_bytes) {
-                Ok(engine) => Ok(Arc::new(engine)),
-                Err(SledOpenError::Unusable(why) | SledOpenError::Broken(why)) => Err(why.into()),
-            }
-        }
-    }
-}
-
-/// Renames a directory out of the way; what is in it is never deleted.
-fn move_aside(dir: &Path) -> io::Result<PathBuf> {
-    for n in 1_u32.. {
-        let aside = dir.with_extension(format!("broken-{n}"));
-        if !aside.exists() {
-            fs::rename(dir, &aside)?;
-            sync_parent(dir)?;
-            return Ok(aside);
-        }
-    }
-    Err(io::ErrorKind::AlreadyExists.into())
-}
-
+/// Brings log and rows to the same position, whatever a crash or damage has left.
 fn bring_up(
     media: Arc<dyn Media>,
-    engine: Arc<dyn Engine>,
+    shelf: &Arc<dyn Shelf>,
     options: &Options,
     rng: &dyn Rng,
     report: &mut OpenReport,
@@ -209,8 +179,12 @@ fn bring_up(
     let new = !crate::log::exists(media.as_ref()).map_err(dir_failed)?;
     // First of all: a wrong key must change nothing.
     let data_keys = DataKeys::open(Arc::clone(&media), options.keys.clone(), rng, new)?;
-    let applied = engine.position()?.unwrap_or(0);
-    let (log, torn) = Log::open(Arc::clone(&media), options.segment_bytes, applied)?;
+    let found = find_rows(media.as_ref(), shelf.as_ref(), new).map_err(|why| match why {
+        FindError::Io(why) => dir_failed(why),
+        FindError::Engine(why) => why.into(),
+    })?;
+    let acknowledged = found.acknowledged(media.as_ref());
+    let (log, torn) = Log::open(Arc::clone(&media), options.segment_bytes, acknowledged)?;
     if let Some(torn) = torn {
         tracing::warn!(
             segment = torn.segment,
@@ -221,47 +195,19 @@ fn bring_up(
         report.torn_bytes = torn.bytes;
     }
     report.created = new;
-    if applied == 0 && log.next_seq() > 1 {
-        report.rebuilt_from = load_newest_backup(media.as_ref(), engine.as_ref(), &log)?;
-    }
-    report.replayed = replay(&log, engine.as_ref())?;
-    if report.replayed > 0 {
-        engine.flush()?;
-    }
-    let format = migrate::stored_format(engine.as_ref())?;
-    let format = match format {
+    let rows = found.settle(&media, shelf, &log, report)?;
+    let engine = rows.current();
+    let format = match migrate::stored_format(engine.as_ref())? {
         Some(format) => format,
         None => migrate::write_format(&log, engine.as_ref(), rng)?,
     };
     report.position = log.next_seq() - 1;
     let limits = options.limits();
-    Ok(Arc::new(Shared::new(
-        media, engine, log, data_keys, limits, format,
-    )))
-}
-
-/// Fills empty rows from the newest backup that is whole; from none when the log reaches back to the
-/// beginning.
-fn load_newest_backup(
-    media: &dyn Media,
-    engine: &dyn Engine,
-    log: &Log,
-) -> Result<Option<PathBuf>, OpenError> {
-    for entry in BackupList::read(media).newest_first() {
-        match backup::load_rows_of(&entry.path, engine) {
-            Ok(()) => return Ok(Some(entry.path)),
-            Err(why) => {
-                tracing::warn!(backup = %entry.path.display(), %why, "a backup cannot be used");
-            }
-        }
-    }
-    let rows_from = log.rows_from();
-    if rows_from > 1 {
-        let why =
-            format!("no backup can be used, and the log has rows from frame {rows_from} on only");
-        return Err(OpenError::NoRebuild { why });
-    }
-    Ok(None)
+    let opened = report.clone();
+    let live_bytes = BackupList::read(media.as_ref()).live_bytes();
+    let shared = Shared::new(media, rows, log, data_keys, limits, format, opened);
+    shared.live_bytes.store(live_bytes, Ordering::Relaxed);
+    Ok(Arc::new(shared))
 }
 
 /// Applies every frame beyond the position of the rows; how many there were.

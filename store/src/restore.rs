@@ -12,9 +12,9 @@ use inboxgrove_model::ports::Rng;
 
 use crate::{
     BackupError, OpenReport, Options, Store, backup,
-    engine::sled::{SledEngine, SledOpenError},
+    engine::{EngineOpenError, sled::SledEngine},
+    generations::FIRST,
     media::{private, sync_parent},
-    open::SLED_DIR,
 };
 
 /// Restores a backup into a new directory and opens the store there. The file of data keys is put there
@@ -28,13 +28,11 @@ pub fn restore(
         path: into.dir.clone(),
         source,
     };
-    backup::verify(from)?;
+    let manifest = backup::verify(from)?;
     make_empty(&into.dir).map_err(failed)?;
-    let engine = SledEngine::open(&into.dir.join(SLED_DIR), into.cache_bytes);
-    let engine = engine.map_err(|why| match why {
-        SledOpenError::Unusable(why) | SledOpenError::Broken(why) => why,
-    })?;
-    backup::load_rows_of(from, &engine)?;
+    let engine = SledEngine::open(&into.dir.join(FIRST), into.cache_bytes);
+    let engine = engine.map_err(EngineOpenError::why)?;
+    backup::load_rows_of(from, &manifest, &engine, || {})?;
     drop(engine);
     for name in backup::files_of(from)? {
         copy(&from.join(&name), &into.dir.join(&name)).map_err(failed)?;

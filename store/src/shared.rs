@@ -12,7 +12,10 @@ use std::{
 use inboxgrove_model::{PolicyTime, event::LoggedEvent};
 use tokio::sync::{broadcast, watch};
 
-use crate::{data_keys::DataKeys, engine::Engine, log::Log, media::Media};
+use crate::{
+    OpenReport, data_keys::DataKeys, engine::Engine, generations::Generations, log::Log,
+    media::Media, pace::Pace,
+};
 
 /// Groups of events that a slow subscriber may lag behind; then it reads them from the log.
 const EVENT_GROUPS_KEPT: usize = 1024;
@@ -55,6 +58,7 @@ pub(crate) struct Limits {
     pub(crate) checkpoint_bytes: u64,
     pub(crate) checkpoint_every: Duration,
     pub(crate) events_kept: Duration,
+    pub(crate) upkeep_rests: bool,
 }
 
 /// What has been done since the store was opened.
@@ -68,7 +72,9 @@ pub(crate) struct Work {
 /// The parts of an open store.
 pub(crate) struct Shared {
     pub(crate) media: Arc<dyn Media>,
+    /// The rows in use, whichever of `rows` that is.
     pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) rows: Generations,
     pub(crate) log: Log,
     pub(crate) data_keys: DataKeys,
     pub(crate) limits: Limits,
@@ -76,8 +82,16 @@ pub(crate) struct Shared {
     pub(crate) events: broadcast::Sender<Arc<Vec<LoggedEvent>>>,
     pub(crate) due: watch::Sender<DueMark>,
     pub(crate) failed: watch::Sender<Option<String>>,
+    /// The first row that was met and could not be read, since the rows were last found good.
+    pub(crate) damage: watch::Sender<Option<String>>,
     pub(crate) work: Work,
-    /// Held by a backup, a compaction, a verification: one at a time.
+    /// Bytes of all rows when they were last counted; 0 until then.
+    pub(crate) live_bytes: AtomicU64,
+    /// Where the last compaction ended: the first sequence of the segment to go on with.
+    pub(crate) compacted_to: AtomicU64,
+    /// What opening has found.
+    pub(crate) opened: OpenReport,
+    /// Held by a backup, a compaction, a verification, a rewrite: one at a time.
     pub(crate) maintenance: Mutex<()>,
 }
 
@@ -105,15 +119,17 @@ impl DueMark {
 impl Shared {
     pub(crate) fn new(
         media: Arc<dyn Media>,
-        engine: Arc<dyn Engine>,
+        rows: Generations,
         log: Log,
         data_keys: DataKeys,
         limits: Limits,
         format: u8,
+        opened: OpenReport,
     ) -> Self {
         Self {
             media,
-            engine,
+            engine: rows.current(),
+            rows,
             log,
             data_keys,
             limits,
@@ -121,7 +137,11 @@ impl Shared {
             events: broadcast::Sender::new(EVENT_GROUPS_KEPT),
             due: watch::Sender::new(DueMark::NOTHING),
             failed: watch::Sender::new(None),
+            damage: watch::Sender::new(None),
             work: Work::default(),
+            live_bytes: AtomicU64::new(0),
+            compacted_to: AtomicU64::new(0),
+            opened,
             maintenance: Mutex::default(),
         }
     }
@@ -172,6 +192,22 @@ impl Shared {
             self.work.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
             self.work.groups.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The pace of one piece of upkeep.
+    pub(crate) fn pace(&self) -> Pace {
+        Pace::new(self.limits.upkeep_rests)
+    }
+
+    /// A row cannot be read. Whoever watches may rebuild the rows.
+    pub(crate) fn met_damage(&self, what: &dyn fmt::Display) {
+        self.damage.send_if_modified(|damage| {
+            if damage.is_some() {
+                return false;
+            }
+            *damage = Some(what.to_string());
+            true
+        });
     }
 
     /// Keeps backup, compaction and verification apart.

@@ -21,6 +21,8 @@ pub struct StoreStats {
     pub log_bytes: u64,
     /// Bytes of the rows on the disk.
     pub rows_bytes: u64,
+    /// Bytes of all rows, when a backup, a verification or a rewrite last counted them; `None` until then.
+    pub live_bytes: Option<u64>,
     /// Bytes left on the disk; `None` when they cannot be counted.
     pub free_bytes: Option<u64>,
     /// Backups that are known and still there.
@@ -47,6 +49,7 @@ impl Store {
             segments: segments.len() as u64,
             log_bytes: segments.iter().map(|segment| segment.bytes).sum(),
             rows_bytes: shared.engine.disk_bytes(),
+            live_bytes: Some(shared.live_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0),
             free_bytes: shared.media.free_bytes().ok(),
             backups: backups.len() as u64,
             backup_position: backups.first().map(|backup| backup.end),

@@ -16,8 +16,8 @@ use inboxgrove_model::{
 use tokio::sync::{broadcast, watch};
 
 use crate::{
-    Batch, CommitError, Committed, DueMark, EvidenceRow, Lease, Owner, ReadError, Record, Scope,
-    StoreHealth, TableId,
+    Batch, CommitError, Committed, DueMark, EvidenceRow, Lease, OpenReport, Owner, ReadError,
+    Record, Scope, StoreHealth, TableId,
     batch::whole_key,
     budgets,
     committer::{
@@ -189,7 +189,7 @@ impl Store {
         };
         let row = row::unframe(TableId::Budget, &key, &value, &shared.data_keys);
         row.and_then(|row| budgets::from_row(&row))
-            .map_err(|why| damaged(&key, why))
+            .map_err(|why| shared.unreadable(&key, why))
     }
 
     /// The rollups of an inbox from a day on, by day and provider.
@@ -371,6 +371,30 @@ impl Store {
         })
     }
 
+    /// Resolves when a row was met that cannot be read, with which and how, until the rows were rebuilt.
+    pub fn damage_met(&self) -> BoxFuture<'static, String> {
+        let mut damage = self.inner.shared.damage.subscribe();
+        Box::pin(async move {
+            let met = damage.wait_for(Option::is_some).await;
+            let met = met.map(|what| what.clone().unwrap_or_default());
+            match met {
+                Ok(what) => what,
+                // The store was dropped: nobody reads any more.
+                Err(_gone) => std::future::pending().await,
+            }
+        })
+    }
+
+    /// What opening it has found.
+    pub fn opened(&self) -> &OpenReport {
+        &self.inner.shared.opened
+    }
+
+    /// Why the rows are not to be trusted, if they are not and could not be rebuilt.
+    pub fn distrusted(&self) -> Option<String> {
+        self.inner.shared.rows.distrusted()
+    }
+
     /// Flushes the rows now. Blocks.
     pub fn checkpoint(&self) {
         if self.inner.queue.alone(Committer::checkpoint).is_none() {
@@ -416,7 +440,18 @@ impl Shared {
     pub(crate) fn decode<R: Record>(&self, key: &[u8], value: &[u8]) -> Result<R, ReadError> {
         let row = row::unframe(R::TABLE, key, value, &self.data_keys);
         row.and_then(|row| R::from_row(&key[1..], &row))
-            .map_err(|why| damaged(key, why))
+            .map_err(|why| self.unreadable(key, why))
+    }
+
+    /// The error that a row is damaged, which is told to whoever may heal it. `key` is the whole key.
+    pub(crate) fn unreadable(&self, key: &[u8], source: RowError) -> ReadError {
+        // What cannot be unsealed is as it was written: its tenant's key was erased.
+        let heals = !matches!(source, RowError::Sealed(_));
+        let why = damaged(key, source);
+        if heals {
+            self.met_damage(&why);
+        }
+        why
     }
 
     /// The event in an item, if it is one, is wanted, and can still be read.

@@ -3,6 +3,8 @@
 mod crash;
 mod disk;
 mod face;
+mod fresh_rows;
+mod healing;
 mod upkeep;
 
 use std::{future::Future, sync::Arc};

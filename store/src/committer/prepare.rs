@@ -281,7 +281,10 @@ impl Committer {
         };
         row::unframe(table, key, &value, &self.shared.data_keys)
             .map(|row| Some(row.to_vec()))
-            .map_err(|why| unreadable(table, key, why))
+            .map_err(|why| {
+                self.shared.unreadable(key, why.clone());
+                unreadable(table, key, why)
+            })
     }
 
     fn broken(&self, why: &EngineError) -> CommitError {

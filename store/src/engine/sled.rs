@@ -6,12 +6,15 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
-use super::{Engine, EngineError, POSITION_KEY, RawRow, Write, position_from};
-use crate::{media::sync_parent, shim, table::show_key};
+use super::{
+    Engine, EngineError, EngineOpenError, POSITION_KEY, RawRow, Shelf, Write, position_from,
+};
+use crate::{generations::number_of, media::sync_parent, shim, table::show_key};
 
 /// Largest row, key and value together. sled moves bigger pages to files that it never syncs.
 pub(crate) const ROW_BYTES_MAX: usize = 4096;
@@ -29,13 +32,11 @@ pub(crate) struct SledEngine {
     dir: PathBuf,
 }
 
-/// Why a sled directory does not open.
+/// sled directories beside the log.
 #[derive(Debug)]
-pub(crate) enum SledOpenError {
-    /// The disk or the program is at fault: full, read-only, not ours. Another directory would fare no better.
-    Unusable(EngineError),
-    /// What is in the directory is at fault: it can be moved aside and made anew.
-    Broken(EngineError),
+pub(crate) struct SledShelf {
+    dir: PathBuf,
+    cache_bytes: u64,
 }
 
 // === impl SledEngine ===
@@ -43,9 +44,9 @@ pub(crate) enum SledOpenError {
 impl SledEngine {
     /// Opens or makes the directory. Errors and panics of sled come back as errors; the directory is then
     /// as sled left it, to be moved aside.
-    pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, SledOpenError> {
+    pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, EngineOpenError> {
         let failed = |why: io::Error| {
-            SledOpenError::Unusable(EngineError::new("prepare its directory", why))
+            EngineOpenError::Unusable(EngineError::new("prepare its directory", why))
         };
         remove_unfinished_snapshots(dir).map_err(failed)?;
         let db = open_on_own_thread(dir, cache_bytes)?;
@@ -53,9 +54,9 @@ impl SledEngine {
             db,
             dir: dir.to_owned(),
         };
-        engine.prove_sync().map_err(SledOpenError::Unusable)?;
+        engine.prove_sync().map_err(EngineOpenError::Unusable)?;
         sync_directories(dir).map_err(failed)?;
-        engine.check().map_err(SledOpenError::Broken)?;
+        engine.check().map_err(EngineOpenError::Broken)?;
         Ok(engine)
     }
 
@@ -146,6 +147,58 @@ impl Engine for SledEngine {
     }
 }
 
+// === impl SledShelf ===
+
+impl SledShelf {
+    pub(crate) fn new(dir: &Path, cache_bytes: u64) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            cache_bytes,
+        }
+    }
+}
+
+impl Shelf for SledShelf {
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir()
+                && let Ok(name) = entry.file_name().into_string()
+                && number_of(&name).is_some()
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn Engine>, EngineOpenError> {
+        let engine = SledEngine::open(&self.dir.join(name), self.cache_bytes)?;
+        Ok(Arc::new(engine))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let dir = self.dir.join(name);
+        fs::remove_dir_all(&dir)?;
+        sync_parent(&dir)
+    }
+
+    fn put_aside(&self, name: &str) -> io::Result<PathBuf> {
+        let dir = self.dir.join(name);
+        for n in 1_u32.. {
+            let aside = dir.with_extension(format!("broken-{n}"));
+            if !aside.exists() {
+                fs::rename(&dir, &aside)?;
+                sync_parent(&dir)?;
+                return Ok(aside);
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
 /// sled panics where it meets what it wrote badly; its panics are errors to us.
 fn guarded<T>(
     what: &'static str,
@@ -158,11 +211,11 @@ fn guarded<T>(
     }
 }
 
-fn open_on_own_thread(dir: &Path, cache_bytes: u64) -> Result<sled::Db, SledOpenError> {
+fn open_on_own_thread(dir: &Path, cache_bytes: u64) -> Result<sled::Db, EngineOpenError> {
     const WHAT: &str = "open";
-    let unusable = |why: io::Error| SledOpenError::Unusable(EngineError::new(WHAT, why));
+    let unusable = |why: io::Error| EngineOpenError::Unusable(EngineError::new(WHAT, why));
     let broken = |panic: Box<dyn Any + Send>| {
-        SledOpenError::Broken(EngineError::new(WHAT, panic_text(panic.as_ref())))
+        EngineOpenError::Broken(EngineError::new(WHAT, panic_text(panic.as_ref())))
     };
     let config = sled::Config::new()
         .path(dir)
@@ -181,7 +234,7 @@ fn open_on_own_thread(dir: &Path, cache_bytes: u64) -> Result<sled::Db, SledOpen
         Ok(Err(sled::Error::Io(why))) if why.raw_os_error().is_some() || is_locked(&why) => {
             Err(unusable(why))
         }
-        Ok(Err(why)) => Err(SledOpenError::Broken(EngineError::new(WHAT, why))),
+        Ok(Err(why)) => Err(EngineOpenError::Broken(EngineError::new(WHAT, why))),
         Err(panic) => Err(broken(panic)),
     }
 }
@@ -282,7 +335,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let engine = SledEngine::open(dir.path(), CACHE).expect("opens");
         let why = SledEngine::open(dir.path(), CACHE);
-        assert!(matches!(why, Err(SledOpenError::Unusable(_))), "{why:?}");
+        assert!(matches!(why, Err(EngineOpenError::Unusable(_))), "{why:?}");
         drop(engine);
     }
 

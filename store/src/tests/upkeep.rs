@@ -20,12 +20,12 @@ fn plan() -> SeedPlan {
     }
 }
 
-fn seed(store: &Store) -> Seeded {
+pub(super) fn seed(store: &Store) -> Seeded {
     wait(store.seed(&plan(), rng().as_ref())).expect("seeded")
 }
 
 /// All rows, whole keys and framed values.
-fn rows(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
+pub(super) fn rows(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let rows = store.inner.shared.engine.scan(&[], None, 100_000);
     let rows = rows.expect("read").into_iter();
     rows.filter(|(key, _)| backup::is_row(key)).collect()
