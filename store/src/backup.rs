@@ -150,10 +150,11 @@ impl Store {
             let exported = if segment.sealed {
                 shared.media.export(&segment.name, &out)
             } else {
-                copy_out(shared.media.as_ref(), &segment.name, segment.bytes, &out)
+                let (bytes, padded) = (segment.bytes, segment.file_bytes);
+                copy_out(shared.media.as_ref(), &segment.name, bytes, padded, &out)
             };
             exported.map_err(place.failed())?;
-            copied.push((segment.name, segment.bytes));
+            copied.push((segment.name, segment.file_bytes));
         }
         place.copy_keys(shared.media.as_ref())?;
         let manifest = Manifest {

@@ -56,6 +56,15 @@ struct Rules {
 /// A sealed segment and the first sequence behind it.
 type Sealed = (SegmentStats, u64);
 
+/// What compacting left, of a frame or of several: the most of any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Left {
+    Nothing,
+    /// An empty frame, for its sequence's sake.
+    Place,
+    Something,
+}
+
 impl Store {
     /// Compacts the sealed segments of the log where that frees at least half of one. Commits go on
     /// meanwhile. Blocks for as long as it takes to read them.
@@ -132,8 +141,15 @@ impl Rules {
         }
     }
 
-    /// Writes what stays of a frame at the end of `out`.
-    fn write(&self, shared: &Shared, frame: &Frame, out: &mut Vec<u8>) -> Result<(), LogError> {
+    /// Writes what stays of a frame at the end of `out`. The last one of a segment always stays: where it is missing, the
+    /// segment was cut.
+    fn write(
+        &self,
+        shared: &Shared,
+        frame: &Frame,
+        last: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<Left, LogError> {
         let start = out.len();
         let mut writer = FrameWriter::new(out, frame.head.seq, frame.head.group);
         for item in frame.items()? {
@@ -144,10 +160,14 @@ impl Rules {
         // Where row writes are still needed the sequence must have no gap.
         let empty = writer.is_empty() && frame.head.seq < self.rows_from;
         writer.finish();
-        if empty {
-            out.truncate(start);
+        if !empty {
+            return Ok(Left::Something);
         }
-        Ok(())
+        if last {
+            return Ok(Left::Place);
+        }
+        out.truncate(start);
+        Ok(Left::Nothing)
     }
 }
 
@@ -220,9 +240,10 @@ fn compact_segment(
     rules: &Rules,
 ) -> Result<u64, LogError> {
     let first = segment.first;
-    let mut kept = SEGMENT_HEAD_LEN;
-    let worth = each_piece(shared, segment, end, rules, |bytes| {
+    let (mut kept, mut empty) = (SEGMENT_HEAD_LEN, true);
+    let worth = each_piece(shared, segment, end, rules, |bytes, left| {
         kept += bytes.len() as u64;
+        empty &= left != Left::Something;
         Ok(kept <= segment.bytes / 2)
     })?;
     if !worth {
@@ -231,8 +252,8 @@ fn compact_segment(
     let oldest = shared.log.segments().first().map(|oldest| oldest.first) == Some(first);
     // After a failed write or sync nobody knows what the disk holds.
     let fatal = |why: &LogError| shared.fail(why);
-    // An empty one between others stays as a head: it says from where on there are rows.
-    if kept == SEGMENT_HEAD_LEN && oldest {
+    // An empty one between others stays: it says from where on there are rows.
+    if empty && oldest {
         shared.log.remove(first).inspect_err(fatal)?;
         return Ok(segment.bytes);
     }
@@ -245,7 +266,7 @@ fn compact_segment(
         .log
         .stage(first, Some(head), &[])
         .inspect_err(fatal)?;
-    each_piece(shared, segment, end, rules, |bytes| {
+    each_piece(shared, segment, end, rules, |bytes, _| {
         shared.log.stage(first, None, bytes).inspect_err(fatal)?;
         Ok(true)
     })?;
@@ -260,7 +281,7 @@ fn each_piece(
     segment: &SegmentStats,
     end: u64,
     rules: &Rules,
-    mut visit: impl FnMut(&[u8]) -> Result<bool, LogError>,
+    mut visit: impl FnMut(&[u8], Left) -> Result<bool, LogError>,
 ) -> Result<bool, LogError> {
     let mut pace = shared.pace();
     let mut next = segment.first;
@@ -268,10 +289,12 @@ fn each_piece(
     while next < end {
         let (frames, after) = shared.log.frames(next, 0, READ_BYTES_MAX)?;
         bytes.clear();
+        let mut most = Left::Nothing;
         for frame in frames.iter().filter(|frame| frame.head.seq < end) {
-            rules.write(shared, frame, &mut bytes)?;
+            let last = frame.head.seq + 1 == end;
+            most = most.max(rules.write(shared, frame, last, &mut bytes)?);
         }
-        if !visit(&bytes)? {
+        if !visit(&bytes, most)? {
             return Ok(false);
         }
         next = after;

@@ -1,7 +1,9 @@
 //! The log: the commit point. Segments of frames, named by their first sequence number.
 //!
 //! Only the committer appends; a group of frames is on the disk when [`Log::append`] returns. Readers see
-//! synced frames only. Sealed segments are replaced whole by compaction, which keeps sequence numbers, so a
+//! synced frames only. The segment that is appended to has a reserve: zeros behind its frames that were synced before a
+//! frame is written over them. So a sync changes nothing but bytes, and a file that lacks its reserve was cut: what
+//! stood in the missing part may have been acknowledged. Sealed segments are replaced whole by compaction, which keeps sequence numbers, so a
 //! [`BodyRef`](inboxgrove_model::message::BodyRef) and an event's id hold for ever.
 
 use std::{
@@ -19,10 +21,14 @@ mod open;
 pub(crate) mod segment;
 
 pub(crate) use open::exists;
-use segment::{CHUNK_LEN, SEGMENT_HEAD_LEN, SegmentHead, SegmentReader};
+use segment::{CHUNK_LEN, SECTOR, SEGMENT_HEAD_LEN, SegmentHead, SegmentReader};
 
 /// One entry of a segment's sparse index for about this many bytes.
 const INDEX_EVERY_BYTES: u64 = 64 * 1024;
+
+/// The segment that is appended to is so long, or a multiple of it. Making it longer costs about a millisecond, and a new
+/// store takes so much room.
+pub(crate) const RESERVE_BYTES: u64 = 1 << 20;
 
 /// How much is read under one lock, where much is read: the committer waits for so long at most.
 pub(crate) const READ_BYTES_MAX: u64 = 1 << 20;
@@ -99,6 +105,8 @@ pub(crate) struct SegmentStats {
     pub(crate) name: String,
     pub(crate) first: u64,
     pub(crate) bytes: u64,
+    /// The file's length: more than its bytes where there is a reserve.
+    pub(crate) file_bytes: u64,
     pub(crate) sealed: bool,
     pub(crate) head: SegmentHead,
 }
@@ -116,6 +124,8 @@ struct Segment {
     head: SegmentHead,
     /// Where its synced frames end.
     end: u64,
+    /// Where its file ends.
+    file_end: u64,
     /// Sequence and offset of about every 64th KiB's first frame; `None` until somebody looks.
     index: Option<Vec<(u64, u64)>>,
 }
@@ -142,7 +152,8 @@ impl Log {
     /// Appends a group: `bytes` are whole frames whose sequences and offsets in `bytes` are `frames`. On the
     /// disk when this returns; after an error the log must not be written again.
     pub(crate) fn append(&self, bytes: &[u8], frames: &[(u64, usize)]) -> Result<(), LogError> {
-        let name = self.active(frames.first().map_or(0, |(seq, _)| *seq))?;
+        let first = frames.first().map_or(0, |(seq, _)| *seq);
+        let (name, at) = self.make_room(first, bytes.len() as u64)?;
         let failed = |what| {
             let segment = name.clone();
             move |source| LogError::Io {
@@ -151,7 +162,8 @@ impl Log {
                 source,
             }
         };
-        self.media.append(&name, bytes).map_err(failed("append"))?;
+        let written = self.media.write_at(&name, at, bytes);
+        written.map_err(failed("append"))?;
         self.media.sync(&name).map_err(failed("sync"))?;
         let mut state = self.write();
         let next_seq = frames.last().map(|(seq, _)| seq + 1);
@@ -160,9 +172,9 @@ impl Log {
         let active = active.expect("an open log has a segment");
         let index = active.index.get_or_insert_default();
         for (seq, offset) in frames {
-            note(index, *seq, active.end + *offset as u64);
+            note(index, *seq, at + *offset as u64);
         }
-        active.end += bytes.len() as u64;
+        active.end = at + bytes.len() as u64;
         Ok(())
     }
 
@@ -189,10 +201,13 @@ impl Log {
         };
         let start = state.segments.range(..=seq).next_back();
         let start = start.map_or(0, |(first, _)| *first);
-        for (_, segment) in state.segments.range(start..) {
+        let mut segments = state.segments.range(start..).peekable();
+        while let Some((first, segment)) = segments.next() {
             let offset = segment.offset_before(seq);
             let mut reader = self.reader(segment, offset);
+            let mut reached = first - 1;
             while let Some(head) = reader.peek()? {
+                reached = head.seq;
                 if piece.bytes >= bytes_max {
                     return Ok(piece);
                 }
@@ -209,6 +224,14 @@ impl Log {
                     piece.frames.push(reader.take(&head)?);
                 }
                 piece.next = head.seq + 1;
+            }
+            // A sealed segment has its last frame for ever, be it empty.
+            let end = segments.peek().map_or(reached + 1, |(next, _)| **next);
+            if reached + 1 < end {
+                return Err(LogError::Missing {
+                    from: reached + 1,
+                    to: end - 1,
+                });
             }
         }
         piece.next = state.next_seq.max(piece.next);
@@ -243,6 +266,7 @@ impl Log {
             name: segment.name.clone(),
             first: *first,
             bytes: segment.end,
+            file_bytes: segment.file_end,
             sealed: Some(*first) != last,
             head: segment.head,
         });
@@ -310,6 +334,7 @@ impl Log {
             if let Some(segment) = state.segments.get_mut(&first) {
                 segment.head = head;
                 segment.end = len;
+                segment.file_end = len;
                 segment.index = None;
             }
         }
@@ -338,21 +363,54 @@ impl Log {
         }
     }
 
-    /// The name of the segment to append to; a new one when the last is full.
-    fn active(&self, next: u64) -> Result<String, LogError> {
-        let open = {
+    /// The segment to append `len` bytes to, and where; a new one when the last is full. Its reserve covers them.
+    fn make_room(&self, next: u64, len: u64) -> Result<(String, u64), LogError> {
+        let (mut name, mut end, mut file_end) = {
             let state = self.read();
             let last = state.segments.values().next_back();
             let last = last.expect("an open log has a segment");
-            (last.end < self.segment_bytes).then(|| last.name.clone())
+            (last.name.clone(), last.end, last.file_end)
         };
-        if let Some(name) = open {
-            return Ok(name);
+        if end >= self.segment_bytes {
+            let segment = make_segment(self.media.as_ref(), next)?;
+            let full = std::mem::replace(&mut name, segment.name.clone());
+            let full_end = std::mem::replace(&mut end, segment.end);
+            file_end = segment.file_end;
+            self.write().segments.insert(next, segment);
+            self.seal(&full, full_end)?;
         }
-        let segment = make_segment(self.media.as_ref(), next)?;
-        let name = segment.name.clone();
-        self.write().segments.insert(next, segment);
-        Ok(name)
+        let start = end.next_multiple_of(SECTOR);
+        // At least one zero stays behind the frames: where a file ends in a frame, it was cut.
+        let wanted = (start + len + 1).next_multiple_of(RESERVE_BYTES);
+        if wanted > file_end {
+            self.extend_reserve(&name, file_end, wanted)?;
+        }
+        Ok((name, start))
+    }
+
+    /// Makes the reserve of the last segment longer, on the disk before this returns.
+    fn extend_reserve(&self, name: &str, from: u64, to: u64) -> Result<(), LogError> {
+        let zeros = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
+        let written = self.media.write_at(name, from, &zeros);
+        let written = written.and_then(|()| self.media.sync(name));
+        written.map_err(|source| LogError::Io {
+            segment: name.to_owned(),
+            what: "extend",
+            source,
+        })?;
+        if let Some(last) = self.write().segments.values_mut().next_back() {
+            last.file_end = to;
+        }
+        Ok(())
+    }
+
+    /// Takes the reserve off the segment before the last, which is not appended to any more.
+    fn seal(&self, name: &str, end: u64) -> Result<(), LogError> {
+        cut(self.media.as_ref(), name, end)?;
+        if let Some(sealed) = self.write().segments.values_mut().nth_back(1) {
+            sealed.file_end = end;
+        }
+        Ok(())
     }
 
     /// Makes the index of the segment that `seq` is in, if there is none yet.
@@ -432,6 +490,7 @@ fn note(index: &mut Vec<(u64, u64)>, seq: u64, offset: u64) {
     }
 }
 
+/// Makes a segment with its reserve. It has its name only when all of that is on the disk.
 fn make_segment(media: &dyn Media, first: u64) -> Result<Segment, LogError> {
     let name = name_of(first);
     let head = SegmentHead {
@@ -439,16 +498,15 @@ fn make_segment(media: &dyn Media, first: u64) -> Result<Segment, LogError> {
         compacted: false,
         rows_from: 0,
     };
-    let made = media
-        .create(&name)
-        .and_then(|()| media.append(&name, &head.to_bytes()))
-        .and_then(|()| media.sync(&name))
-        .and_then(|()| media.sync_names());
-    match made {
+    let mut bytes = head.to_bytes();
+    let reserve = usize::try_from(RESERVE_BYTES).unwrap_or(usize::MAX);
+    bytes.extend_from_slice(&vec![0; reserve - bytes.len()]);
+    match media.replace(&name, &bytes) {
         Ok(()) => Ok(Segment {
             name,
             head,
             end: SEGMENT_HEAD_LEN,
+            file_end: RESERVE_BYTES,
             index: Some(Vec::new()),
         }),
         Err(source) => Err(LogError::Io {
@@ -457,6 +515,16 @@ fn make_segment(media: &dyn Media, first: u64) -> Result<Segment, LogError> {
             source,
         }),
     }
+}
+
+/// Cuts a segment, on the disk before this returns.
+fn cut(media: &dyn Media, name: &str, end: u64) -> Result<(), LogError> {
+    let done = media.truncate(name, end).and_then(|()| media.sync(name));
+    done.map_err(|source| LogError::Io {
+        segment: name.to_owned(),
+        what: "seal",
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -39,6 +39,9 @@ pub(crate) trait Media: Send + Sync + fmt::Debug {
     /// Writes at the end of a file.
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
 
+    /// Writes over what a file has at an offset, and beyond its end.
+    fn write_at(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
     /// The file's bytes are on the disk when this returns.
     fn sync(&self, name: &str) -> io::Result<()>;
 
@@ -189,7 +192,12 @@ impl Media for DirMedia {
     }
 
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        (&*self.file(name)?).write_all(bytes)
+        let file = self.file(name)?;
+        file.write_all_at(bytes, file.metadata()?.len())
+    }
+
+    fn write_at(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file(name)?.write_all_at(bytes, offset)
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
@@ -227,7 +235,8 @@ impl Media for DirMedia {
         if fs::hard_link(self.dir.join(name), to).is_ok() {
             return Ok(());
         }
-        copy_out(self, name, self.size(name)?, to)
+        let len = self.size(name)?;
+        copy_out(self, name, len, len, to)
     }
 
     fn is_linked(&self, name: &str, path: &Path) -> bool {
@@ -243,8 +252,14 @@ impl fmt::Debug for DirMedia {
     }
 }
 
-/// Copies a file out of a media, on the disk before this returns.
-pub(crate) fn copy_out(media: &dyn Media, name: &str, len: u64, to: &Path) -> io::Result<()> {
+/// Copies the first `len` bytes of a file out of a media, followed by zeros up to `padded`; on the disk before this returns.
+pub(crate) fn copy_out(
+    media: &dyn Media,
+    name: &str,
+    len: u64,
+    padded: u64,
+    to: &Path,
+) -> io::Result<()> {
     const PIECE: usize = 1 << 20;
     let mut out = private().create_new(true).open(to)?;
     let mut buffer = vec![0; PIECE];
@@ -258,6 +273,7 @@ pub(crate) fn copy_out(media: &dyn Media, name: &str, len: u64, to: &Path) -> io
         out.write_all(&buffer[..read])?;
         offset += read as u64;
     }
+    out.set_len(padded)?;
     out.sync_all()
 }
 
@@ -269,10 +285,10 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Opens for reading and appending, readable by the owner only.
+/// Opens for reading and writing, readable by the owner only.
 pub(crate) fn private() -> fs::OpenOptions {
     let mut options = File::options();
-    options.read(true).append(true).mode(0o600);
+    options.read(true).write(true).mode(0o600);
     options
 }
 
@@ -289,8 +305,8 @@ mod tests {
         assert_eq!(media.read("a").expect("read"), b"three");
         assert_eq!(media.list().expect("listed"), ["a"]);
         let out = dir.path().join("copy");
-        copy_out(media.as_ref(), "a", 2, &out).expect("copied");
-        assert_eq!(fs::read(out).expect("read"), b"th");
+        copy_out(media.as_ref(), "a", 2, 4, &out).expect("copied");
+        assert_eq!(fs::read(out).expect("read"), b"th\0\0");
     }
 
     #[test]

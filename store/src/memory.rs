@@ -62,7 +62,8 @@ struct Disk {
 #[derive(Default)]
 struct MemFile {
     bytes: Vec<u8>,
-    synced: usize,
+    /// What writes have replaced since the last sync, oldest first.
+    unsynced: Vec<Replaced>,
 }
 
 #[derive(Default)]
@@ -71,6 +72,17 @@ struct MemRows {
     /// What applying has replaced since the last flush, oldest first.
     undo: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
+
+/// What a write has replaced: the bytes that were there, and how long the file was.
+struct Replaced {
+    offset: usize,
+    len: usize,
+    old: Vec<u8>,
+    old_len: usize,
+}
+
+/// What a disk writes at once: of what was not synced it keeps whole sectors.
+const SECTOR: usize = 512;
 
 /// The files of a [`MemDisk`], as one opening sees them.
 pub(crate) struct MemMedia {
@@ -290,9 +302,7 @@ impl Disk {
         self.held = None;
         self.live = self.synced.clone();
         for file in self.files.values_mut() {
-            let end = file.bytes.len().min(file.synced + kept);
-            file.bytes.truncate(end);
-            file.synced = end;
+            file.crash(kept);
         }
         for of in self.engines.values_mut() {
             while let Some((key, old)) = of.undo.pop() {
@@ -319,7 +329,91 @@ impl Disk {
     }
 }
 
+// === impl MemFile ===
+
+impl MemFile {
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let old_len = self.bytes.len();
+        let end = offset + bytes.len();
+        self.grow(end);
+        let place = &mut self.bytes[offset..end];
+        self.unsynced.push(Replaced {
+            offset,
+            len: bytes.len(),
+            old: place[..old_len.clamp(offset, end) - offset].to_vec(),
+            old_len,
+        });
+        place.copy_from_slice(bytes);
+    }
+
+    /// Takes back what was not synced, but for the first `kept` bytes of it, in whole sectors.
+    fn crash(&mut self, kept: usize) {
+        let mut left = kept;
+        let mut survive = Vec::new();
+        for write in &self.unsynced {
+            let end = write.offset + write.len;
+            let reached = write.offset.saturating_add(left).min(end);
+            let whole = if reached == end {
+                end
+            } else {
+                reached / SECTOR * SECTOR
+            };
+            let whole = whole.max(write.offset);
+            survive.push((
+                write.offset,
+                self.bytes
+                    .get(write.offset..whole)
+                    .unwrap_or_default()
+                    .to_vec(),
+            ));
+            left = left.saturating_sub(write.len);
+        }
+        for write in self.unsynced.drain(..).rev() {
+            self.bytes.truncate(write.old_len);
+            // A later cut may have left less than there was.
+            let at = write.offset.min(self.bytes.len());
+            let len = write.old.len().min(self.bytes.len() - at);
+            self.bytes[at..at + len].copy_from_slice(&write.old[..len]);
+        }
+        for (offset, bytes) in survive.into_iter().filter(|(_, bytes)| !bytes.is_empty()) {
+            let end = offset + bytes.len();
+            self.grow(end);
+            self.bytes[offset..end].copy_from_slice(&bytes);
+        }
+    }
+
+    fn grow(&mut self, len: usize) {
+        let more = len.saturating_sub(self.bytes.len());
+        self.bytes.extend_from_slice(&vec![0; more]);
+    }
+
+    fn truncate(&mut self, len: usize) {
+        // Kept by every crash: nobody may rely on a cut to be lost.
+        self.bytes.truncate(len);
+        self.unsynced.clear();
+    }
+}
+
 // === impl MemMedia ===
+
+impl MemMedia {
+    fn write(&self, name: &str, offset: Option<u64>, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = self.disk.writing(self.generation)?;
+        if disk.fails(Fault::Write) {
+            return Err(nix::errno::Errno::EIO.into());
+        }
+        let full = disk.fails(Fault::NoSpace);
+        let file = disk.file(name)?;
+        let offset = offset.map_or(Ok(file.bytes.len()), usize::try_from);
+        let offset = offset.map_err(io::Error::other)?;
+        if full {
+            file.write(offset, &bytes[..bytes.len() / 2]);
+            return Err(nix::errno::Errno::ENOSPC.into());
+        }
+        file.write(offset, bytes);
+        Ok(())
+    }
+}
 
 impl Media for MemMedia {
     fn list(&self) -> io::Result<Vec<String>> {
@@ -351,17 +445,11 @@ impl Media for MemMedia {
     }
 
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let mut disk = self.disk.writing(self.generation)?;
-        if disk.fails(Fault::Write) {
-            return Err(nix::errno::Errno::EIO.into());
-        }
-        if disk.fails(Fault::NoSpace) {
-            let file = disk.file(name)?;
-            file.bytes.extend_from_slice(&bytes[..bytes.len() / 2]);
-            return Err(nix::errno::Errno::ENOSPC.into());
-        }
-        disk.file(name)?.bytes.extend_from_slice(bytes);
-        Ok(())
+        self.write(name, None, bytes)
+    }
+
+    fn write_at(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write(name, Some(offset), bytes)
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
@@ -369,8 +457,7 @@ impl Media for MemMedia {
         if disk.fails(Fault::Sync) {
             return Err(nix::errno::Errno::EIO.into());
         }
-        let file = disk.file(name)?;
-        file.synced = file.bytes.len();
+        disk.file(name)?.unsynced.clear();
         Ok(())
     }
 
@@ -386,8 +473,7 @@ impl Media for MemMedia {
         let mut disk = self.disk.writing(self.generation)?;
         let file = disk.file(name)?;
         let len = usize::try_from(len).map_err(io::Error::other)?;
-        file.bytes.truncate(len);
-        file.synced = file.synced.min(len);
+        file.truncate(len);
         Ok(())
     }
 
@@ -411,7 +497,8 @@ impl Media for MemMedia {
     }
 
     fn export(&self, name: &str, to: &Path) -> io::Result<()> {
-        copy_out(self, name, self.size(name)?, to)
+        let len = self.size(name)?;
+        copy_out(self, name, len, len, to)
     }
 
     fn is_linked(&self, _name: &str, _path: &Path) -> bool {
@@ -580,18 +667,20 @@ mod tests {
         media.append("a", b"kept").expect("written");
         media.sync("a").expect("synced");
         media.sync_names().expect("synced");
-        media.append("a", b"lost").expect("written");
+        media.append("a", &[b'l'; 600]).expect("written");
+        media.write_at("a", 0, b"K").expect("written");
         media.create("b").expect("made");
         engine
             .apply(&[(vec![1], Some(vec![1]))], 1)
             .expect("applied");
         engine.flush().expect("flushed");
         engine.apply(&[(vec![1], None)], 2).expect("applied");
-        disk.crash_torn(1);
+        disk.crash_torn(599);
         assert!(media.read("a").is_err(), "old handles fail");
         let (media, shelf) = disk.attach();
         let engine = shelf.open("sled").expect("opens");
-        assert_eq!(media.read("a").expect("read"), b"keptl");
+        let sector = [b"kept".as_slice(), &[b'l'; 508]].concat();
+        assert_eq!(media.read("a").expect("read"), sector, "whole sectors last");
         assert_eq!(media.list().expect("listed"), ["a"]);
         assert_eq!(engine.get(&[1]), Ok(Some(vec![1])));
         assert_eq!(engine.position(), Ok(Some(1)));

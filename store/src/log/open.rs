@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Log, LogError, Segment, State, first_of, make_segment, name_of, note,
-    segment::{SEGMENT_HEAD_LEN, SegmentHead, SegmentReader},
+    Log, LogError, RESERVE_BYTES, Segment, State, cut, first_of, make_segment, name_of, note,
+    segment::{SECTOR, SEGMENT_HEAD_LEN, SegmentHead, SegmentReader},
 };
 use crate::{
     frame::{HEAD_LEN, Head, MAGIC},
@@ -19,12 +19,15 @@ pub(crate) struct TornTail {
     pub(crate) bytes: u64,
 }
 
-/// Where the frames of the last segment end.
+/// Where the frames of a segment end.
 struct End {
     next_seq: u64,
     offset: u64,
     index: Vec<(u64, u64)>,
+    /// Why the frames end there, if bytes follow that are not zero.
     damage: Option<LogError>,
+    /// What follows.
+    tail: Vec<u8>,
 }
 
 impl Log {
@@ -36,7 +39,8 @@ impl Log {
         applied: u64,
     ) -> Result<(Self, Option<TornTail>), LogError> {
         remove_unfinished(media.as_ref())?;
-        let mut segments = find_segments(media.as_ref(), applied)?;
+        let mut segments = find_segments(media.as_ref())?;
+        seal_last_but_one(media.as_ref(), &mut segments)?;
         let mut torn = None;
         let next_seq = if let Some(mut last) = segments.last_entry() {
             let (next_seq, cut) = settle_end(media.as_ref(), last.get_mut(), applied)?;
@@ -78,41 +82,39 @@ fn remove_unfinished(media: &dyn Media) -> Result<(), LogError> {
     Ok(())
 }
 
-fn find_segments(media: &dyn Media, applied: u64) -> Result<BTreeMap<u64, Segment>, LogError> {
+fn find_segments(media: &dyn Media) -> Result<BTreeMap<u64, Segment>, LogError> {
     let failed = |source| LogError::Io {
         segment: "*".to_owned(),
         what: "list",
         source,
     };
     let names = media.list().map_err(failed)?;
-    let firsts: Vec<u64> = names.iter().filter_map(|name| first_of(name)).collect();
-    let last = firsts.last().copied();
-    let mut segments = BTreeMap::new();
-    for first in firsts {
-        match read_segment(media, first) {
-            Ok(segment) => {
-                segments.insert(first, segment);
-            }
-            // A segment is given frames only after its head was synced, so this one never had any.
-            Err(_) if Some(first) == last && first > applied && is_headless(media, first) => {
-                let name = name_of(first);
-                media.remove(&name).map_err(|source| LogError::Io {
-                    segment: name,
-                    what: "remove",
-                    source,
-                })?;
-            }
-            Err(why) => return Err(why),
-        }
-    }
-    Ok(segments)
+    let firsts = names.iter().filter_map(|name| first_of(name));
+    firsts
+        .map(|first| Ok((first, read_segment(media, first)?)))
+        .collect()
 }
 
-/// Whether a segment ends within its head.
-fn is_headless(media: &dyn Media, first: u64) -> bool {
-    media
-        .size(&name_of(first))
-        .is_ok_and(|size| size <= SEGMENT_HEAD_LEN)
+/// Takes the reserve off the segment before the last one, where a crash came between the making of the last and that. Damage
+/// in it stays where it is, for whoever reads there.
+fn seal_last_but_one(
+    media: &dyn Media,
+    segments: &mut BTreeMap<u64, Segment>,
+) -> Result<(), LogError> {
+    let mut backwards = segments.iter_mut().rev();
+    let (Some((next, _)), Some((_, segment))) = (backwards.next(), backwards.next()) else {
+        return Ok(());
+    };
+    if segment.end % RESERVE_BYTES != 0 {
+        return Ok(());
+    }
+    let found = find_end(media, segment)?;
+    if found.next_seq == *next && found.tail.iter().all(|byte| *byte == 0) {
+        cut(media, &segment.name, found.offset)?;
+        segment.end = found.offset;
+        segment.file_end = found.offset;
+    }
+    Ok(())
 }
 
 fn read_segment(media: &dyn Media, first: u64) -> Result<Segment, LogError> {
@@ -138,11 +140,12 @@ fn read_segment(media: &dyn Media, first: u64) -> Result<Segment, LogError> {
         name,
         head,
         end,
+        file_end: end,
         index: None,
     })
 }
 
-/// Finds the end of the last segment and cuts what is torn.
+/// Finds the end of the last segment and makes zeros of what is torn.
 fn settle_end(
     media: &dyn Media,
     last: &mut Segment,
@@ -150,41 +153,86 @@ fn settle_end(
 ) -> Result<(u64, Option<TornTail>), LogError> {
     let found = find_end(media, last)?;
     last.index = Some(found.index);
+    last.end = found.offset;
+    if was_cut(last, &found.tail) {
+        return Err(LogError::Damaged {
+            segment: last.name.clone(),
+            offset: last.file_end,
+            why: "the file was cut: its reserve is missing",
+        });
+    }
     let Some(damage) = found.damage else {
+        complete_reserve(media, last)?;
         return Ok((found.next_seq, None));
     };
-    if found.next_seq <= applied || later_group_follows(media, last, found.offset, found.next_seq)?
-    {
+    let acknowledged = found.next_seq <= applied
+        || later_group_follows(&found.tail, found.next_seq)
+        || reached_the_disk(found.offset, &found.tail);
+    if acknowledged {
         return Err(damage);
     }
+    let written = written_len(&found.tail);
     let torn = TornTail {
         segment: last.name.clone(),
         offset: found.offset,
-        bytes: last.end - found.offset,
+        bytes: written as u64,
     };
-    let cut = media.truncate(&last.name, found.offset);
-    let cut = cut.and_then(|()| media.sync(&last.name));
-    cut.map_err(|source| LogError::Io {
+    let zeroed = media.write_at(&last.name, found.offset, &vec![0; written]);
+    let zeroed = zeroed.and_then(|()| media.sync(&last.name));
+    zeroed.map_err(|source| LogError::Io {
         segment: last.name.clone(),
         what: "cut its torn tail",
         source,
     })?;
-    last.end = found.offset;
+    complete_reserve(media, last)?;
     Ok((found.next_seq, Some(torn)))
 }
 
-fn find_end(media: &dyn Media, last: &Segment) -> Result<End, LogError> {
-    let mut reader = SegmentReader::new(media, &last.name, SEGMENT_HEAD_LEN, last.end);
+/// Whether the file is shorter than it was when something was written to it. The reserve is made longer before frames
+/// are written there, so a file that a crash left at an odd length has nothing but zeros behind the last even one, and no
+/// frame reaches the end of a file.
+fn was_cut(last: &Segment, tail: &[u8]) -> bool {
+    let even = last.file_end - last.file_end % RESERVE_BYTES;
+    let written_to = last.end + written_len(tail) as u64;
+    let head = tail.first_chunk::<HEAD_LEN>();
+    let head = head.and_then(|head| Head::parse(head).ok());
+    let reaches = head.map_or(written_to, |head| {
+        written_to.max(last.end + head.frame_len())
+    });
+    written_to > even || last.end > even || reaches >= last.file_end
+}
+
+/// Makes the file as long as it would have become.
+fn complete_reserve(media: &dyn Media, last: &mut Segment) -> Result<(), LogError> {
+    let whole = last.file_end.next_multiple_of(RESERVE_BYTES);
+    if whole > last.file_end {
+        let zeros = vec![0; usize::try_from(whole - last.file_end).unwrap_or(usize::MAX)];
+        let written = media.write_at(&last.name, last.file_end, &zeros);
+        let written = written.and_then(|()| media.sync(&last.name));
+        written.map_err(|source| LogError::Io {
+            segment: last.name.clone(),
+            what: "extend",
+            source,
+        })?;
+        last.file_end = whole;
+    }
+    Ok(())
+}
+
+fn find_end(media: &dyn Media, segment: &Segment) -> Result<End, LogError> {
+    let mut reader = SegmentReader::new(media, &segment.name, SEGMENT_HEAD_LEN, segment.end);
     let mut end = End {
-        next_seq: last.head.first,
+        next_seq: segment.head.first,
         offset: SEGMENT_HEAD_LEN,
         index: Vec::new(),
         damage: None,
+        tail: Vec::new(),
     };
-    loop {
+    let damage = loop {
+        let next = reader.peek();
         end.offset = reader.offset();
-        let frame = match reader.peek() {
-            Ok(None) => return Ok(end),
+        let frame = match next {
+            Ok(None) => break None,
             Ok(Some(head)) if head.seq == end.next_seq => reader.take(&head),
             Ok(Some(_)) => Err(reader.damaged("its sequence number is out of order")),
             Err(why) => Err(why),
@@ -195,40 +243,92 @@ fn find_end(media: &dyn Media, last: &Segment) -> Result<End, LogError> {
                 end.next_seq = frame.head.seq + 1;
             }
             Err(why @ LogError::Io { .. }) => return Err(why),
-            Err(why) => {
-                end.damage = Some(why);
-                return Ok(end);
-            }
+            Err(why) => break Some(why),
         }
-    }
+    };
+    end.tail = read_tail(media, segment, end.offset)?;
+    end.damage = damage.filter(|_| written_len(&end.tail) > 0);
+    Ok(end)
 }
 
-/// Whether a whole frame of a group that began after `lost` stands behind `from`: then what is damaged
-/// had been synced and acknowledged.
-fn later_group_follows(
-    media: &dyn Media,
-    last: &Segment,
-    from: u64,
-    lost: u64,
-) -> Result<bool, LogError> {
-    let len = usize::try_from(last.end - from).unwrap_or(usize::MAX);
-    let mut tail = vec![0; len];
-    let read = media.read_at(&last.name, from, &mut tail);
+fn read_tail(media: &dyn Media, segment: &Segment, from: u64) -> Result<Vec<u8>, LogError> {
+    let mut tail = vec![0; usize::try_from(segment.end - from).unwrap_or(usize::MAX)];
+    let read = media.read_at(&segment.name, from, &mut tail);
     let read = read.map_err(|source| LogError::Io {
-        segment: last.name.clone(),
+        segment: segment.name.clone(),
         what: "read its tail",
         source,
     })?;
     tail.truncate(read);
-    let starts = (0..tail.len()).filter(|at| tail[*at..].starts_with(&MAGIC));
-    for at in starts {
-        if let Some(head) = whole_frame_at(&tail[at..])
-            && head.group > lost
-        {
-            return Ok(true);
-        }
+    Ok(tail)
+}
+
+/// How many bytes there are before nothing but zeros follows.
+fn written_len(tail: &[u8]) -> usize {
+    const PIECE: usize = 4096;
+    const ZEROS: [u8; PIECE] = [0; PIECE];
+    // By pieces: a reserve is a megabyte of them.
+    let mut end = tail.len();
+    while end >= PIECE && tail[end - PIECE..end] == ZEROS {
+        end -= PIECE;
     }
-    Ok(false)
+    let last = tail[..end].iter().rposition(|byte| *byte != 0);
+    last.map_or(0, |last| last + 1)
+}
+
+/// Whether the frame that is damaged was written whole, as far as can be seen: what a power cut leaves out are whole sectors,
+/// which are zeros then, as in the reserve. Then its group was acknowledged, or might have been, and what is wrong with it
+/// came later.
+fn reached_the_disk(offset: u64, tail: &[u8]) -> bool {
+    let strange = |(found, wanted): (&u8, &u8)| *found != 0 && found != wanted;
+    if tail.iter().zip(&MAGIC).any(strange) {
+        return true;
+    }
+    let Some(start) = tail.first_chunk::<HEAD_LEN>() else {
+        return false;
+    };
+    let len = Head::parse(start).map(|head| head.frame_len());
+    len.is_ok_and(|len| all_sectors_written(offset, tail, len))
+        || lies_about_its_length(tail, *start)
+}
+
+/// Whether none of the sectors that a frame of this length is in is as it was in the reserve.
+fn all_sectors_written(offset: u64, tail: &[u8], len: u64) -> bool {
+    let Some(frame) = usize::try_from(len).ok().and_then(|len| tail.get(..len)) else {
+        return false;
+    };
+    let sector = usize::try_from(SECTOR).expect("a sector is small");
+    // What of the first sector belongs to the frame.
+    let first = usize::try_from(SECTOR - offset % SECTOR).expect("a sector is small");
+    let (first, others) = frame.split_at(first.min(frame.len()));
+    std::iter::once(first)
+        .chain(others.chunks(sector))
+        .all(|bytes| written_len(bytes) > 0)
+}
+
+/// Whether the frame is whole but for one bit of its length.
+fn lies_about_its_length(tail: &[u8], start: [u8; HEAD_LEN]) -> bool {
+    const LENGTH_AT: usize = 4;
+    (0..u32::BITS as usize).any(|bit| {
+        let mut start = start;
+        start[LENGTH_AT + bit / 8] ^= 1 << (bit % 8);
+        let head = Head::parse(&start).ok();
+        let payload = head.and_then(|head| {
+            let len = usize::try_from(head.frame_len()).ok()?;
+            Some((head, tail.get(HEAD_LEN..len)?))
+        });
+        payload.is_some_and(|(head, payload)| head.matches(&start, payload))
+    })
+}
+
+/// Whether a whole frame of a group that began after `lost` follows: then what is damaged had been synced and
+/// acknowledged.
+fn later_group_follows(tail: &[u8], lost: u64) -> bool {
+    let tail = &tail[..written_len(tail)];
+    let starts = (0..tail.len()).filter(|at| tail[*at..].starts_with(&MAGIC));
+    starts
+        .filter_map(|at| whole_frame_at(&tail[at..]))
+        .any(|head| head.group > lost)
 }
 
 fn whole_frame_at(bytes: &[u8]) -> Option<Head> {

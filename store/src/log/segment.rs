@@ -13,6 +13,9 @@ pub(crate) const SEGMENT_HEAD_LEN: u64 = 32;
 
 const MAGIC: [u8; 8] = *b"IGLOG1\r\n";
 const COMPACTED: u32 = 1;
+/// What a disk writes at once, whole or not at all. Each group starts in a sector of its own: no write of one can harm
+/// another that was acknowledged, and a sector that is lost is one group's.
+pub(crate) const SECTOR: u64 = 512;
 /// How much is read at once where frames are passed over.
 pub(crate) const CHUNK_LEN: usize = 256 * 1024;
 
@@ -87,8 +90,13 @@ impl<'a> SegmentReader<'a> {
         self.offset
     }
 
-    /// The head of the next frame, its checksum not yet checked.
+    /// The head of the next frame, its checksum not yet checked. Passes over the zeros between two groups.
     pub(crate) fn peek(&mut self) -> Result<Option<Head>, LogError> {
+        let sector = self.offset.next_multiple_of(SECTOR).min(self.end);
+        let left = usize::try_from(sector.saturating_sub(self.offset)).unwrap_or(0);
+        if self.bytes(left)?.iter().all(|byte| *byte == 0) {
+            self.offset = self.offset.max(sector);
+        }
         if self.offset >= self.end {
             return Ok(None);
         }

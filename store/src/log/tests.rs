@@ -29,6 +29,31 @@ fn append(log: &Log, count: u64) {
     log.append(&bytes, &frames).expect("appended");
 }
 
+/// Where the frames of the last segment end.
+fn end_of(log: &Log) -> usize {
+    let last = log.segments().pop().expect("there is one");
+    usize::try_from(last.bytes).expect("it is small")
+}
+
+/// A log with a group of one frame, then one of `count` frames, and where that starts and ends.
+fn two_groups(disk: &MemDisk, count: u64) -> (usize, usize) {
+    let (log, _) = open(disk).expect("opens");
+    append(&log, 1);
+    let start = end_of(&log).next_multiple_of(512);
+    append(&log, count);
+    (start, end_of(&log))
+}
+
+/// Makes zeros of a part of the only segment.
+fn zero(disk: &MemDisk, from: usize, to: usize) {
+    let media = disk.attach().0;
+    let zeros = vec![0; to - from];
+    media
+        .write_at(&name_of(1), from as u64, &zeros)
+        .expect("zeroed");
+    media.sync(&name_of(1)).expect("synced");
+}
+
 fn seqs(log: &Log, from: u64) -> Vec<u64> {
     let (mut found, mut next) = (Vec::new(), from);
     while next < log.next_seq() {
@@ -61,18 +86,25 @@ fn frames_are_read_back_across_segments_and_reopening() {
 
 #[test]
 fn a_torn_tail_is_cut_wherever_it_is_torn() {
-    let group = [frame(2, 2, b"two"), frame(3, 2, b"three")].concat();
-    for kept in 1..group.len() {
+    let second = frame(2, 2, &[7; 1300]);
+    let group = [second.as_slice(), &frame(3, 2, &[8; 900])].concat();
+    for kept in (0..group.len()).step_by(100) {
         let disk = MemDisk::new();
         let (log, _) = open(&disk).expect("opens");
         append(&log, 1);
+        let end = end_of(&log).next_multiple_of(512);
         let media = disk.attach().0;
-        media.append(&name_of(1), &group).expect("written");
+        media
+            .write_at(&name_of(1), end as u64, &group)
+            .expect("written");
         disk.crash_torn(kept);
         let (log, torn) = open(&disk).expect("opens");
-        let first_whole = kept >= frame(2, 2, b"two").len();
+        // Whole sectors of it have reached the disk.
+        let reached = ((end + kept) / 512 * 512).saturating_sub(end);
+        let first_whole = reached >= second.len();
         assert_eq!(log.next_seq(), if first_whole { 3 } else { 2 }, "{kept}");
-        assert_eq!(torn.is_none(), kept == frame(2, 2, b"two").len(), "{kept}");
+        let clean = reached == 0 || reached == second.len();
+        assert_eq!(torn.is_none(), clean, "{kept}");
         append(&log, 1);
         disk.crash();
         assert!(open(&disk).expect("whole").1.is_none());
@@ -80,50 +112,154 @@ fn a_torn_tail_is_cut_wherever_it_is_torn() {
 }
 
 #[test]
-fn a_hole_in_the_last_group_is_a_torn_tail_too() {
+fn a_sector_that_is_missing_in_the_last_group_is_a_torn_tail_too() {
+    let disk = MemDisk::new();
+    let (start, end) = two_groups(&disk, 20);
+    assert_eq!(start, 1024);
+    assert!(end > 2048, "the group spans sectors");
+    zero(&disk, 1536, 2048);
+    let (log, torn) = open(&disk).expect("opens");
+    let torn = torn.expect("cut");
+    assert!(
+        log.next_seq() > 2 && log.next_seq() < 22,
+        "{}",
+        log.next_seq()
+    );
+    assert_eq!(torn.offset + torn.bytes, end as u64);
+    append(&log, 1);
+    assert!(open(&disk).expect("whole").1.is_none());
+}
+
+#[test]
+fn a_flipped_bit_in_the_last_group_is_no_torn_tail() {
+    let (start, end) = two_groups(&MemDisk::new(), 3);
+    for at in start..end {
+        let disk = MemDisk::new();
+        two_groups(&disk, 3);
+        assert!(disk.flip(&name_of(1), at));
+        let why = open(&disk)
+            .expect_err("all sectors were written")
+            .to_string();
+        assert!(why.contains(&name_of(1)), "{why}");
+    }
+}
+
+#[test]
+fn a_segment_that_was_cut_is_refused_wherever_it_was_cut() {
+    let (_, end) = two_groups(&MemDisk::new(), 3);
+    let reserve = usize::try_from(RESERVE_BYTES).expect("it is small");
+    for len in (0..end + 2).chain([reserve - 1]) {
+        let disk = MemDisk::new();
+        two_groups(&disk, 3);
+        let media = disk.attach().0;
+        media.truncate(&name_of(1), len as u64).expect("cut");
+        let why = open(&disk).expect_err("its reserve is missing").to_string();
+        assert!(why.contains(&name_of(1)), "{len}: {why}");
+    }
+}
+
+#[test]
+fn a_crash_while_the_reserve_is_made_longer_is_no_damage() {
+    let large = usize::try_from(RESERVE_BYTES).expect("it is small") - 700;
+    for (operations, kept) in [(0, 0), (1, 0), (1, 5000), (2, 0), (2, 5000), (3, 700)] {
+        let disk = MemDisk::new();
+        let (log, _) = Log::open(disk.attach().0, u64::MAX, 0).expect("opens");
+        append(&log, 3);
+        disk.cut_power_in(operations, kept);
+        let bytes = frame(4, 4, &vec![9; large]);
+        let done = log.append(&bytes, &[(4, 0)]);
+        disk.crash();
+        let (log, _) = Log::open(disk.attach().0, u64::MAX, 0).expect("no damage");
+        assert!(log.next_seq() == 4 || (done.is_ok() && log.next_seq() == 5));
+        append(&log, 1);
+        assert_eq!(log.segments()[0].file_bytes % RESERVE_BYTES, 0);
+        assert!(open(&disk).is_ok(), "cut at {operations}");
+    }
+}
+
+#[test]
+fn a_frame_never_reaches_the_end_of_its_file() {
+    let disk = MemDisk::new();
+    let (log, _) = Log::open(disk.attach().0, u64::MAX, 0).expect("opens");
+    let head = frame(1, 1, b"").len();
+    let reserve = usize::try_from(RESERVE_BYTES).expect("it is small");
+    let fits = frame(1, 1, &vec![9; reserve - 512 - head]);
+    assert_eq!(fits.len() + 512, reserve);
+    log.append(&fits, &[(1, 0)]).expect("appended");
+    assert_eq!(log.segments()[0].file_bytes, 2 * RESERVE_BYTES);
+    let media = disk.attach().0;
+    media.truncate(&name_of(1), RESERVE_BYTES).expect("cut");
+    assert!(
+        open(&disk).is_err(),
+        "cut behind the frame, at an even length"
+    );
+}
+
+#[test]
+fn a_sealed_segment_has_no_reserve_whenever_a_crash_comes() {
+    for operations in 0..12 {
+        let disk = MemDisk::new();
+        let (log, _) = open(&disk).expect("opens");
+        while end_of(&log) < 4096 {
+            append(&log, 1);
+        }
+        let before = log.next_seq();
+        disk.cut_power_in(operations, 100);
+        let group = frame(before, before, &[7; 100]);
+        let done = log.append(&group, &[(before, 0)]);
+        disk.crash();
+        let (log, _) = open(&disk).expect("opens again");
+        assert!(log.next_seq() >= before + u64::from(done.is_ok()));
+        append(&log, 1);
+        let segments = log.segments();
+        assert_eq!(segments.len(), 2, "cut at {operations}");
+        assert_eq!(segments[0].bytes, segments[0].file_bytes);
+        assert_eq!(
+            disk.read(&segments[0].name).expect("there").len() as u64,
+            segments[0].bytes
+        );
+        for segment in &segments {
+            log.check(segment.first).expect("whole");
+        }
+    }
+}
+
+#[test]
+fn frames_that_are_missing_at_the_end_of_a_sealed_segment_are_found() {
     let disk = MemDisk::new();
     let (log, _) = open(&disk).expect("opens");
-    append(&log, 1);
-    let end = disk.read(&name_of(1)).expect("there").len();
-    append(&log, 3);
-    assert!(disk.flip(&name_of(1), end + 60));
-    let (log, torn) = open(&disk).expect("opens");
-    assert_eq!(log.next_seq(), 2);
-    assert_eq!(torn.expect("cut").offset, end as u64);
+    (0..60).for_each(|_| append(&log, 1));
+    let media = disk.attach().0;
+    let one = frame(1, 1, &[7; 100]).len() as u64;
+    let sealed = log.segments()[0].bytes;
+    media.truncate(&name_of(1), sealed - one).expect("cut");
+    let (log, _) = open(&disk).expect("the end is whole");
+    assert!(matches!(log.check(1), Err(LogError::Missing { .. })));
 }
 
 #[test]
 fn damage_before_an_acknowledged_group_is_an_error_that_names_the_place() {
     let disk = MemDisk::new();
+    let (start, end) = two_groups(&disk, 12);
     let (log, _) = open(&disk).expect("opens");
     append(&log, 1);
-    let end = disk.read(&name_of(1)).expect("there").len();
-    append(&log, 1);
-    append(&log, 1);
-    assert!(disk.flip(&name_of(1), end + 60));
+    assert_eq!(start, 1024);
+    assert!(end > 2048, "the group spans sectors");
+    zero(&disk, 1024, 1536);
     let why = open(&disk).expect_err("refused").to_string();
-    assert!(
-        why.contains(&name_of(1)) && why.contains(&format!("offset {end}")),
-        "{why}"
-    );
+    assert!(why.contains(&name_of(1)) && why.contains("offset"), "{why}");
 }
 
 #[test]
 fn what_the_rows_have_is_never_cut() {
     let disk = MemDisk::new();
-    let (log, _) = open(&disk).expect("opens");
-    append(&log, 1);
-    append(&log, 1);
-    let end = disk.read(&name_of(1)).expect("there").len();
-    assert!(disk.flip(&name_of(1), end - 10));
+    two_groups(&disk, 20);
+    zero(&disk, 1024, 1536);
     assert!(matches!(
-        Log::open(disk.attach().0, 4096, 2),
+        Log::open(disk.attach().0, 4096, 21),
         Err(LogError::Damaged { .. })
     ));
-    assert_eq!(
-        open(&disk).expect("rows had only the first").0.next_seq(),
-        2
-    );
+    assert!(open(&disk).expect("rows had nothing of it").1.is_some());
 }
 
 #[test]
@@ -131,24 +267,13 @@ fn damage_in_a_sealed_segment_is_found_by_reading_and_by_checking() {
     let disk = MemDisk::new();
     let (log, _) = open(&disk).expect("opens");
     (0..60).for_each(|_| append(&log, 1));
-    assert!(disk.flip(&name_of(1), 200));
+    assert!(disk.flip(&name_of(1), 600));
     let (log, _) = open(&disk).expect("the end is whole");
     assert!(log.frames(1, 0, 10_000).is_err());
     assert!(matches!(
         log.check(1),
-        Err(LogError::Damaged { offset: 173, .. })
+        Err(LogError::Damaged { offset: 512, .. })
     ));
-    assert_eq!(log.check(log.segments()[1].first).expect("whole"), 29);
-}
-
-#[test]
-fn a_segment_without_its_head_never_had_frames() {
-    let disk = MemDisk::new();
-    let (log, _) = open(&disk).expect("opens");
-    append(&log, 2);
-    let media = disk.attach().0;
-    media.create(&name_of(3)).expect("made");
-    media.sync_names().expect("synced");
-    disk.crash();
-    assert_eq!(open(&disk).expect("opens").0.next_seq(), 3);
+    let firsts: Vec<u64> = log.segments().iter().map(|segment| segment.first).collect();
+    assert_eq!(log.check(firsts[1]).expect("whole"), firsts[2] - firsts[1]);
 }

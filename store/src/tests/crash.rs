@@ -285,7 +285,8 @@ fn rows_that_know_more_than_the_log_are_refused() {
     });
     let log = log.expect("there is a log");
     let (media, _) = disk.attach();
-    media.truncate(&log, 32).expect("cut");
+    media.remove(&log).expect("lost");
+    media.sync_names().expect("synced");
     let options = super::options(std::path::Path::new(""));
     let why = Store::in_memory_with(&disk, &options, super::rng()).expect_err("refused");
     assert!(
