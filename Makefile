@@ -4,7 +4,7 @@
 #   make test    everything: laws, crash laboratory, seeds, stories with real counterparts
 #   make check   format, lints, doctests, licences and bans
 #   make bench   measures, each beside its reference; writes benches/RESULTS.md
-#   make soak    the crash laboratory and the seeds for longer (CUTS, KILLS, N)
+#   make soak    the crash laboratory and the seeds for longer (CUTS, KILLS, DAMAGES, N)
 #   make seeds   the virtual world over N seeds
 #
 # The budgets of the stages, in seconds, sum up with a reserve of six minutes to the 45 of .ci/run.
@@ -25,6 +25,7 @@ BUDGET_STORIES := 720
 # How much the crash laboratory and the virtual world do in one run.
 CUTS  ?= 20
 KILLS ?= 60
+DAMAGES ?= 100
 N     ?= 50
 
 STORY  := package(inboxgrove-tests) & test(/^stories::/)
@@ -68,7 +69,7 @@ laws:
 	@scripts/stage laws $(BUDGET_LAWS) $(NEXTEST) -E '$(LAW)'
 
 crash:
-	@GROVE_TESTS_CUTS=$(CUTS) GROVE_TESTS_KILLS=$(KILLS) scripts/stage crash $(BUDGET_CRASH) $(NEXTEST) --no-fail-fast -E '$(CRASH)'
+	@GROVE_TESTS_CUTS=$(CUTS) GROVE_TESTS_KILLS=$(KILLS) GROVE_TESTS_DAMAGES=$(DAMAGES) scripts/stage crash $(BUDGET_CRASH) $(NEXTEST) --no-fail-fast -E '$(CRASH)'
 
 seeds:
 	@GROVE_TESTS_SEEDS=$(N) scripts/stage seeds $(BUDGET_SEEDS) $(NEXTEST) --no-fail-fast -E '$(SEED)'
@@ -86,5 +87,5 @@ bench:
 	cargo run --release -p inboxgrove-benches
 
 soak: setup build
-	@$(MAKE) crash CUTS=$(or $(SOAK_CUTS),1000) KILLS=$(or $(SOAK_KILLS),3000) BUDGET_CRASH=86400
+	@$(MAKE) crash CUTS=$(or $(SOAK_CUTS),1000) KILLS=$(or $(SOAK_KILLS),3000) DAMAGES=$(or $(SOAK_DAMAGES),10000) BUDGET_CRASH=86400
 	@$(MAKE) seeds N=$(or $(SOAK_SEEDS),1000) BUDGET_SEEDS=86400

@@ -3,7 +3,7 @@
 //!
 //! Reading order: `checkout`, `programs`, `process` and `janitor` say where things are, how they run and how they end; `world` puts a story
 //! together from `addresses`, `name_server`, `mail_server`, `daemon`, `client` and `peers`; `disk`, `journal`, `load` and
-//! `laboratory` are the crash laboratory. `virtual_world` needs none of them: it is the tree alone, in simulated time.
+//! `laboratory` are the crash laboratory, `damages` the one for files that rot. `virtual_world` needs none of them: it is the tree alone, in simulated time.
 
 pub mod checkout;
 pub mod programs;
@@ -41,5 +41,7 @@ pub mod letterbox;
 pub mod load;
 
 pub mod laboratory;
+
+pub mod damages;
 
 pub mod virtual_world;

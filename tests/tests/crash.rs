@@ -2,4 +2,5 @@
 //! The daemon is the real binary under load over API and SMTP; every acknowledgement is journalled outside.
 
 mod accidents;
+mod damages;
 mod instruments;
