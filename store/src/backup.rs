@@ -387,6 +387,8 @@ pub(crate) fn verify_unless(
             return Err(place.damaged(format!("{name} has {found} bytes, expected {bytes}")));
         }
     }
+    let keys = fs::read(path.join(data_keys::FILE_NAME)).map_err(place.failed())?;
+    data_keys::check(&keys).map_err(|why| place.damaged(why.to_string()))?;
     let failed = |source| BackupError::Log {
         path: path.to_owned(),
         source,

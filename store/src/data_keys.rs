@@ -243,12 +243,7 @@ impl Ring {
 
     fn parse(bytes: &[u8], keys: &Keys) -> Result<Self, DataKeysError> {
         let damaged = |why| move || DataKeysError::Damaged(why);
-        let (body, crc) = bytes
-            .split_last_chunk::<4>()
-            .ok_or_else(damaged("it is cut off"))?;
-        if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
-            return Err(DataKeysError::Damaged("its checksum does not match"));
-        }
+        let body = check(bytes)?;
         let mut rest = body
             .strip_prefix(&MAGIC)
             .and_then(|rest| rest.split_first_chunk::<4>())
@@ -275,6 +270,17 @@ impl Ring {
         ring.names = names.ok_or_else(damaged("the key for names is missing"))?;
         Ok(ring)
     }
+}
+
+/// Checks the checksum of a file's bytes, which needs no key; what it is about.
+pub(crate) fn check(bytes: &[u8]) -> Result<&[u8], DataKeysError> {
+    let (body, crc) = bytes
+        .split_last_chunk::<4>()
+        .ok_or(DataKeysError::Damaged("it is cut off"))?;
+    if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
+        return Err(DataKeysError::Damaged("its checksum does not match"));
+    }
+    Ok(body)
 }
 
 fn unwrap_key(

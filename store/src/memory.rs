@@ -55,6 +55,8 @@ struct Disk {
     /// Power fails at the operation that finds 0 here; then this many unsynced bytes survive per file.
     cut: Option<(u64, usize)>,
     free_bytes: u64,
+    /// Writes and syncs as they are tried, while somebody watches.
+    watched: Option<Vec<String>>,
     /// Requests whose sync does not come back, while it is withheld.
     held: Option<Vec<(Weak<Mutex<Committer>>, Request)>>,
 }
@@ -131,6 +133,17 @@ impl MemDisk {
     /// The next operation that `fault` is about fails. Several faults wait in order.
     pub fn fail_next(&self, fault: Fault) {
         self.lock().faults.push_back(fault);
+    }
+
+    /// From now on writes and syncs are noted.
+    pub fn watch(&self) {
+        self.lock().watched = Some(Vec::new());
+    }
+
+    /// What has been noted so far, in its order: `write`, `sync`, `sync names`, each with the file's name; `apply` and
+    /// `flush` for rows. What fails is noted too.
+    pub fn watched(&self) -> Vec<String> {
+        self.lock().watched.clone().unwrap_or_default()
     }
 
     /// From now on no sync comes back: commits and leases wait, in their order, and nothing of them is on
@@ -288,6 +301,7 @@ impl Default for Disk {
             faults: VecDeque::new(),
             cut: None,
             free_bytes: u64::MAX,
+            watched: None,
             held: None,
         }
     }
@@ -311,6 +325,12 @@ impl Disk {
                     None => of.rows.remove(&key),
                 };
             }
+        }
+    }
+
+    fn note(&mut self, what: &str, name: &str) {
+        if let Some(watched) = &mut self.watched {
+            watched.push(format!("{what} {name}").trim_end().to_owned());
         }
     }
 
@@ -399,6 +419,7 @@ impl MemFile {
 impl MemMedia {
     fn write(&self, name: &str, offset: Option<u64>, bytes: &[u8]) -> io::Result<()> {
         let mut disk = self.disk.writing(self.generation)?;
+        disk.note("write", name);
         if disk.fails(Fault::Write) {
             return Err(nix::errno::Errno::EIO.into());
         }
@@ -454,6 +475,7 @@ impl Media for MemMedia {
 
     fn sync(&self, name: &str) -> io::Result<()> {
         let mut disk = self.disk.writing(self.generation)?;
+        disk.note("sync", name);
         if disk.fails(Fault::Sync) {
             return Err(nix::errno::Errno::EIO.into());
         }
@@ -463,6 +485,7 @@ impl Media for MemMedia {
 
     fn sync_names(&self) -> io::Result<()> {
         let mut disk = self.disk.writing(self.generation)?;
+        disk.note("sync names", "");
         disk.synced = disk.live.clone();
         let named: BTreeSet<u64> = disk.live.values().copied().collect();
         disk.files.retain(|file, _| named.contains(file));
@@ -569,6 +592,14 @@ impl MemEngine {
     ) -> Result<MutexGuard<'_, Disk>, EngineError> {
         let disk = self.disk.writing(self.generation);
         let mut disk = disk.map_err(|why| EngineError::new(what, why))?;
+        disk.note(
+            if fault == Fault::Flush {
+                "flush"
+            } else {
+                "apply"
+            },
+            "",
+        );
         if disk.fails(fault) {
             return Err(EngineError::new(what, nix::errno::Errno::EIO));
         }

@@ -46,3 +46,22 @@ pub(crate) fn calls() -> u64 {
     hint::black_box(sync_file_range as extern "C" fn(c_int, i64, i64, c_uint) -> c_int);
     CALLS.load(Ordering::Relaxed)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn it_syncs_and_says_when_that_fails() {
+        let file = tempfile::tempfile().expect("a file");
+        assert_eq!(sync_file_range(file.as_raw_fd(), 0, 0, 0), 0);
+        // fdatasync refuses a pipe; whoever does not call it does not notice.
+        let (pipe, _other) = nix::unistd::pipe().expect("a pipe");
+        assert_eq!(sync_file_range(pipe.as_raw_fd(), 0, 0, 0), -1);
+        assert_eq!(Errno::last(), Errno::EINVAL);
+        assert_eq!(sync_file_range(-1, 0, 0, 0), -1);
+        assert_eq!(Errno::last(), Errno::EBADF);
+    }
+}

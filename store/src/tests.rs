@@ -5,6 +5,7 @@ mod disk;
 mod face;
 mod fresh_rows;
 mod healing;
+mod rules;
 mod upkeep;
 
 use std::{future::Future, sync::Arc};
