@@ -3,7 +3,7 @@
 #   make demo    the small internet on loopback: a month of warmup in about a minute
 #   make test    everything: laws, crash laboratory, seeds, stories with real counterparts
 #   make check   format, lints, doctests, licences and bans
-#   make bench   measures, each beside its reference; writes benches/RESULTS.md
+#   make bench   measures, each beside its reference; writes benches/RESULTS.md (PART: only some)
 #   make soak    the crash laboratory and the seeds for longer (CUTS, KILLS, DAMAGES, N)
 #   make seeds   the virtual world over N seeds
 #
@@ -83,8 +83,9 @@ test: setup
 	@failed=""; for stage in laws crash seeds stories; do $(MAKE) $$stage || failed="$$failed $$stage"; done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
+# All of it takes about twenty minutes. One part: make bench PART="reading --write"
 bench:
-	cargo run --release -p inboxgrove-benches
+	cargo run --release -p inboxgrove-benches -- $(PART)
 
 soak: setup build
 	@$(MAKE) crash CUTS=$(or $(SOAK_CUTS),1000) KILLS=$(or $(SOAK_KILLS),3000) DAMAGES=$(or $(SOAK_DAMAGES),10000) BUDGET_CRASH=86400

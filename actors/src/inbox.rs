@@ -114,20 +114,9 @@ impl Actor for InboxActor {
         posted: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        match posted.msg {
-            InboxMsg::Change(change, reply) => answer(reply, state.change(*change).await),
-            InboxMsg::Delete(reply) => answer(reply, state.delete().await),
-            InboxMsg::ShowCredential(reply) => answer(reply, state.show_credential().await),
-            InboxMsg::RotateCredential(reply) => answer(reply, state.rotate_credential().await),
-            InboxMsg::StartWarmup(reply) => answer(reply, state.start_warmup().await),
-            InboxMsg::PauseWarmup(reply) => answer(reply, state.pause_warmup().await),
-            InboxMsg::Send(message, key, reply) => answer(reply, state.send(*message, key).await),
-            InboxMsg::Receive(incoming, reply) => answer(reply, state.receive(*incoming).await),
-            InboxMsg::Due(row, reply) => answer(reply, state.due(row).await),
-            InboxMsg::Fail(why) => return Err(why.into()),
-            InboxMsg::Sleep => me.stop(None),
-        }
-        Ok(())
+        // On the heap for as long as it lasts: what the largest handler needs would otherwise lie in the task of
+        // every inbox that is awake.
+        Box::pin(state.hear(me, posted.msg)).await
     }
 
     async fn post_stop(
@@ -152,6 +141,27 @@ impl Actor for InboxActor {
 // === impl InboxState ===
 
 impl InboxState {
+    async fn hear(
+        &mut self,
+        me: ActorRef<Posted<InboxMsg>>,
+        msg: InboxMsg,
+    ) -> Result<(), ActorProcessingErr> {
+        match msg {
+            InboxMsg::Change(change, reply) => answer(reply, self.change(*change).await),
+            InboxMsg::Delete(reply) => answer(reply, self.delete().await),
+            InboxMsg::ShowCredential(reply) => answer(reply, self.show_credential().await),
+            InboxMsg::RotateCredential(reply) => answer(reply, self.rotate_credential().await),
+            InboxMsg::StartWarmup(reply) => answer(reply, self.start_warmup().await),
+            InboxMsg::PauseWarmup(reply) => answer(reply, self.pause_warmup().await),
+            InboxMsg::Send(message, key, reply) => answer(reply, self.send(*message, key).await),
+            InboxMsg::Receive(incoming, reply) => answer(reply, self.receive(*incoming).await),
+            InboxMsg::Due(row, reply) => answer(reply, self.due(row).await),
+            InboxMsg::Fail(why) => return Err(why.into()),
+            InboxMsg::Sleep => me.stop(None),
+        }
+        Ok(())
+    }
+
     /// The inbox, unless it is deleted.
     fn existing(&self) -> Result<&Inbox, Refusal> {
         let alive = self

@@ -67,7 +67,7 @@ struct Appender {
 }
 
 /// Chance from aws-lc.
-struct SystemRng;
+pub(crate) struct SystemRng;
 
 /// Runs the bench.
 pub(crate) fn run(effort: Effort) -> Result<Section> {

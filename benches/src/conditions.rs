@@ -44,18 +44,32 @@ impl Conditions {
     }
 }
 
+impl Conditions {
+    /// When and of what something was measured, and beside what load.
+    pub(crate) fn moment(&self) -> String {
+        let or_unknown = |text: &str| match text {
+            "" => "unknown".to_owned(),
+            text => text.to_owned(),
+        };
+        format!(
+            "{}, sources {}, load before {}",
+            or_unknown(&self.date),
+            or_unknown(&self.commit),
+            or_unknown(&self.load)
+        )
+    }
+}
+
+/// The machine.
 impl fmt::Display for Conditions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (what, value) in [
-            ("measured", self.date.as_str()),
-            ("sources", &self.commit),
             ("build", self.build),
-            ("cores", &self.cores.to_string()),
+            ("cores", self.cores.to_string().as_str()),
             ("processor", &self.processor),
             ("memory", &self.memory),
             ("kernel", &self.kernel),
             ("file system", &self.file_system),
-            ("load before (1, 5, 15 minutes)", &self.load),
         ] {
             let value = if value.is_empty() { "unknown" } else { value };
             writeln!(f, "- {what}: {value}")?;

@@ -111,11 +111,17 @@ impl Connection {
 impl User {
     /// A user who is not logged in.
     pub(crate) async fn nobody(api: SocketAddr) -> Result<Self> {
-        Ok(Self {
+        let connection = Connection::open(Ipv4Addr::LOCALHOST, api).await?;
+        Ok(Self::over(connection, api))
+    }
+
+    /// A user who is not logged in, over a connection at hand.
+    pub(crate) fn over(connection: Connection, api: SocketAddr) -> Self {
+        Self {
             api,
             token: String::new(),
-            connection: Connection::open(Ipv4Addr::LOCALHOST, api).await?,
-        })
+            connection,
+        }
     }
 
     /// The same user over another connection.
@@ -128,18 +134,7 @@ impl User {
 
     /// The bytes of a request of this user.
     pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> Vec<u8> {
-        let api = self.api;
-        let token = match self.token.as_str() {
-            "" => String::new(),
-            token => format!("authorization: Bearer {token}\r\n"),
-        };
-        let kind = if body.is_empty() {
-            ""
-        } else {
-            "content-type: application/json\r\n"
-        };
-        let len = body.len();
-        format!("{method} {path} HTTP/1.1\r\nhost: {api}\r\n{token}{kind}content-length: {len}\r\n\r\n{body}").into_bytes()
+        request(self.api, &self.token, (method, path), body)
     }
 
     /// Calls the API; the body of an answer that says that it went well.
@@ -150,17 +145,48 @@ impl User {
         body: Option<&Value>,
     ) -> Result<Value> {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let request = self.request(method, path, &body);
+        let answer = self.bytes(method, path, &body).await?;
+        if answer.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&answer).with_context(|| format!("{path} answers no JSON"))
+    }
+
+    /// The text at a path.
+    pub(crate) async fn page(&mut self, path: &str) -> Result<String> {
+        let bytes = self.bytes("GET", path, "").await?;
+        String::from_utf8(bytes).with_context(|| format!("{path} is no text"))
+    }
+
+    async fn bytes(&mut self, method: &str, path: &str, body: &str) -> Result<Vec<u8>> {
+        let request = self.request(method, path, body);
         let answer = self.connection.exchange(&request).await?;
         if !(200..300).contains(&answer.status) {
             let said = String::from_utf8_lossy(&answer.body);
             bail!("{method} {path}: {} {said}", answer.status);
         }
-        if answer.body.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&answer.body).with_context(|| format!("{path} answers no JSON"))
+        Ok(answer.body)
     }
+}
+
+/// The bytes of a request; no token for nobody.
+pub(crate) fn request(
+    api: SocketAddr,
+    token: &str,
+    (method, path): (&str, &str),
+    body: &str,
+) -> Vec<u8> {
+    let token = match token {
+        "" => String::new(),
+        token => format!("authorization: Bearer {token}\r\n"),
+    };
+    let kind = if body.is_empty() {
+        ""
+    } else {
+        "content-type: application/json\r\n"
+    };
+    let len = body.len();
+    format!("{method} {path} HTTP/1.1\r\nhost: {api}\r\n{token}{kind}content-length: {len}\r\n\r\n{body}").into_bytes()
 }
 
 /// A text of an answer.

@@ -12,11 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use inboxgrove_model::ports::RecordData;
 use inboxgrove_sim::dns::{Zones, address_record, server::NameServers};
-use nix::{
-    sys::signal::{Signal, kill},
-    time::ClockId,
-    unistd::Pid,
-};
+use nix::{time::ClockId, unistd::Pid};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -35,16 +31,23 @@ const MAIL_SERVER: IpAddr = loopback(78, 1);
 /// Everything that is waited for happens within this, also in a debug build on a loaded machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 /// How long to leave the daemon alone between two questions.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A running daemon and its surroundings. The daemon ends when this is dropped.
 pub(crate) struct Installation {
     pub(crate) api: SocketAddr,
-    pub(crate) sink: Sink,
     daemon: Process,
+    pub(crate) ground: Ground,
+}
+
+/// What a daemon stands on: its folder and settings, and names and a mail server around it.
+pub(crate) struct Ground {
+    pub(crate) sink: Sink,
     zones: Zones,
     _names: NameServers,
     folder: TempDir,
+    settings: PathBuf,
+    binary: PathBuf,
 }
 
 /// A tenant with a verified domain and inboxes on it.
@@ -59,11 +62,11 @@ pub(crate) struct Process {
     child: Child,
 }
 
-// === impl Installation ===
+// === impl Ground ===
 
-impl Installation {
-    /// Builds the daemon if need be, and starts it.
-    pub(crate) async fn start() -> Result<Self> {
+impl Ground {
+    /// Builds the daemon if need be, and all that it needs to start.
+    pub(crate) async fn prepare() -> Result<Self> {
         let folder = beside_the_binary()?;
         let zones = zones();
         let names = NameServers::start(&zones, &[RESOLVER, NAME_SERVER], 0).await?;
@@ -73,13 +76,43 @@ impl Installation {
             &settings,
             configuration(folder.path(), names.port(), sink.address.port()),
         )?;
-        let binary = built()?;
-        let log = File::create(folder.path().join("daemon.log"))?;
-        let mut command = Command::new(binary);
+        Ok(Self {
+            sink,
+            zones,
+            _names: names,
+            folder,
+            settings,
+            binary: built()?,
+        })
+    }
+
+    /// Where the daemon keeps its data.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Starts the daemon.
+    pub(crate) async fn serve(self) -> Result<Installation> {
+        let mut daemon = self.start()?;
+        let api = self.until_ready(&mut daemon).await?;
+        Ok(Installation {
+            api,
+            daemon,
+            ground: self,
+        })
+    }
+
+    fn start(&self) -> Result<Process> {
+        // Where an earlier one listened is of no interest.
+        if self.addresses().exists() {
+            fs::remove_file(self.addresses())?;
+        }
+        let log = File::create(self.folder.path().join("daemon.log"))?;
+        let mut command = Command::new(&self.binary);
         command
             .args(["serve", "--config"])
-            .arg(&settings)
-            .current_dir(folder.path())
+            .arg(&self.settings)
+            .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -93,28 +126,17 @@ impl Installation {
         ] {
             command.env_remove(name);
         }
-        let mut daemon = Process::start(&mut command)?;
-        let api = until_ready(folder.path(), &mut daemon)
+        Process::start(&mut command)
+    }
+
+    fn addresses(&self) -> PathBuf {
+        self.data().join("addresses.json")
+    }
+
+    async fn until_ready(&self, daemon: &mut Process) -> Result<SocketAddr> {
+        until_ready(&self.addresses(), daemon)
             .await
-            .with_context(|| tail(folder.path()))?;
-        Ok(Self {
-            api,
-            sink,
-            daemon,
-            zones,
-            _names: names,
-            folder,
-        })
-    }
-
-    /// CPU time that the daemon has spent since it started.
-    pub(crate) fn cpu(&self) -> Result<Duration> {
-        self.daemon.cpu()
-    }
-
-    /// The last lines of the daemon's log, for an error.
-    pub(crate) fn log_tail(&self) -> String {
-        tail(self.folder.path())
+            .with_context(|| tail(self.folder.path()))
     }
 
     /// Domains of others, each with a mail exchanger of its own name: as many sites, all of them the sink.
@@ -122,7 +144,7 @@ impl Installation {
         (0..count)
             .map(|number| {
                 let domain = format!("post{number}.test");
-                self.zones.zone(&domain, &[("ns.grove.test", NAME_SERVER)]);
+                self.zone(&domain);
                 let exchange = format!("mail.{domain}");
                 self.zones.add(&exchange, address_record(MAIL_SERVER));
                 self.zones.add(
@@ -137,6 +159,68 @@ impl Installation {
             .collect()
     }
 
+    fn zone(&self, domain: &str) {
+        self.zones.zone(domain, &[("ns.grove.test", NAME_SERVER)]);
+    }
+
+    /// Publishes the records that the answer lists.
+    fn publish(&self, domain: &Value) -> Result<()> {
+        let records = domain["records"]
+            .as_array()
+            .context("the records to publish are listed")?;
+        for record in records {
+            let (name, value) = (text(record, "name")?, text(record, "value")?);
+            let data = match text(record, "type")?.as_str() {
+                "TXT" => RecordData::Txt(value),
+                "CNAME" => RecordData::Cname(value),
+                "MX" => {
+                    let (preference, exchange) =
+                        value.split_once(' ').context("an MX has a preference")?;
+                    RecordData::Mx {
+                        preference: preference.parse()?,
+                        exchange: exchange.to_owned(),
+                    }
+                }
+                // What concerns the host's own addresses is there already.
+                _ => continue,
+            };
+            self.zones.add(&name, data);
+        }
+        Ok(())
+    }
+}
+
+// === impl Installation ===
+
+impl Installation {
+    /// Builds the daemon if need be, and starts it.
+    pub(crate) async fn start() -> Result<Self> {
+        Ground::prepare().await?.serve().await
+    }
+
+    /// Kills the daemon and starts it anew.
+    pub(crate) async fn restart(&mut self) -> Result<()> {
+        self.daemon.kill();
+        self.daemon = self.ground.start()?;
+        self.api = self.ground.until_ready(&mut self.daemon).await?;
+        Ok(())
+    }
+
+    /// The daemon's process.
+    pub(crate) fn daemon(&self) -> &Process {
+        &self.daemon
+    }
+
+    /// CPU time that the daemon has spent since it started.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        self.daemon.cpu()
+    }
+
+    /// The last lines of the daemon's log, for an error.
+    pub(crate) fn log_tail(&self) -> String {
+        tail(self.ground.folder.path())
+    }
+
     /// Registers a tenant, as a program of theirs would: over the API alone, and by publishing its records.
     pub(crate) async fn tenant(&self, name: &str, inboxes: u32) -> Result<Tenant> {
         let mut user = User::nobody(self.api).await?;
@@ -147,11 +231,11 @@ impl Installation {
             .await?;
         user.token = text(&answer, "access_token")?;
         let domain = format!("{name}.test");
-        self.zones.zone(&domain, &[("ns.grove.test", NAME_SERVER)]);
+        self.ground.zone(&domain);
         let added = user
             .call("POST", "/api/v1/domains", Some(&json!({ "name": domain })))
             .await?;
-        self.publish(&added)?;
+        self.ground.publish(&added)?;
         let id = text(&added, "id")?;
         let verify = format!("/api/v1/domains/{id}/verify");
         until("the domain to be active", async || {
@@ -182,32 +266,6 @@ impl Installation {
             .collect::<Result<_>>()?;
         Ok(Tenant { user, inboxes })
     }
-
-    /// Publishes the records that the answer lists.
-    fn publish(&self, domain: &Value) -> Result<()> {
-        let records = domain["records"]
-            .as_array()
-            .context("the records to publish are listed")?;
-        for record in records {
-            let (name, value) = (text(record, "name")?, text(record, "value")?);
-            let data = match text(record, "type")?.as_str() {
-                "TXT" => RecordData::Txt(value),
-                "CNAME" => RecordData::Cname(value),
-                "MX" => {
-                    let (preference, exchange) =
-                        value.split_once(' ').context("an MX has a preference")?;
-                    RecordData::Mx {
-                        preference: preference.parse()?,
-                        exchange: exchange.to_owned(),
-                    }
-                }
-                // What concerns the host's own addresses is there already.
-                _ => continue,
-            };
-            self.zones.add(&name, data);
-        }
-        Ok(())
-    }
 }
 
 // === impl Process ===
@@ -232,6 +290,23 @@ impl Process {
         measure::read(clock).context("the process has ended")
     }
 
+    /// Memory that is its own, in bytes.
+    pub(crate) fn resident_bytes(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
+        let kib: u64 = kib.with_context(|| path.clone())?.trim().parse()?;
+        Ok(kib * 1024)
+    }
+
+    /// Kills it and waits until it is gone.
+    fn kill(&mut self) {
+        // It may have ended by itself; then there is nobody to end and nothing to wait for.
+        self.child.kill().unwrap_or_default();
+        drop(self.child.wait());
+    }
+
     fn pid(&self) -> Result<Pid> {
         Ok(Pid::from_raw(i32::try_from(self.child.id())?))
     }
@@ -239,11 +314,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nobody to end and nothing to wait for.
-        if let Ok(pid) = self.pid() {
-            kill(pid, Signal::SIGKILL).unwrap_or_default();
-        }
-        drop(self.child.wait());
+        self.kill();
     }
 }
 
@@ -284,14 +355,13 @@ fn built() -> Result<PathBuf> {
     Ok(binary)
 }
 
-async fn until_ready(folder: &Path, daemon: &mut Process) -> Result<SocketAddr> {
-    let path = folder.join("data/addresses.json");
+async fn until_ready(addresses: &Path, daemon: &mut Process) -> Result<SocketAddr> {
     until("the daemon to be ready", async || {
         if let Some(status) = daemon.child.try_wait()? {
             bail!("it has ended: {status}");
         }
         // Half a file is one that is still being written.
-        let Some(bound) = fs::read(&path)
+        let Some(bound) = fs::read(addresses)
             .ok()
             .and_then(|text| serde_json::from_slice::<Value>(&text).ok())
         else {

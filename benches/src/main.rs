@@ -1,17 +1,22 @@
 //! Measures what InboxGrove costs, each thing beside its reference in the same run, and writes
 //! `benches/RESULTS.md`. A reference makes the figures of two machines, or of two loads, comparable.
 //!
-//! `inboxgrove-benches [--rounds N] [--seconds S] [commits] [signing] [sending] [reading]`:
-//! without names all of them, and only then the file is written. Use a release build: `make bench`.
+//! `inboxgrove-benches [--rounds N] [--seconds S] [--inboxes N] [--write] [NAME…]`: without names all of them, and then
+//! the file is written anew; with names only those, and `--write` puts what they found in the place of what stands
+//! there of them. Names: `commits`, `signing`, `sending`, `reading`, `posting`, `scale`. Use a release build:
+//! `make bench`, or `cargo run --release -p inboxgrove-benches -- reading`.
 
 mod commits;
 mod conditions;
 mod http;
 mod installation;
 mod measure;
+mod posting;
 mod reading;
 mod report;
 mod responder;
+mod scale;
+mod seeded;
 mod sending;
 mod signing;
 mod sink;
@@ -34,6 +39,9 @@ const ROUNDS: usize = 5;
 /// How long one sample takes.
 const SAMPLE: Duration = Duration::from_secs(1);
 
+/// Inboxes of the large store.
+const INBOXES: u32 = 1_000_000;
+
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
@@ -41,10 +49,21 @@ pub(crate) struct Effort {
     pub(crate) rounds: usize,
     /// How long each time.
     pub(crate) sample: Duration,
+    /// How many inboxes are in the large store.
+    pub(crate) inboxes: u32,
+}
+
+/// What the command line asks for.
+struct Asked {
+    effort: Effort,
+    names: Vec<String>,
+    write: bool,
 }
 
 struct Bench {
     name: &'static str,
+    /// The title of its section.
+    title: &'static str,
     run: fn(Effort) -> Result<Section>,
 }
 
@@ -52,47 +71,70 @@ struct Bench {
 const BENCHES: &[Bench] = &[
     Bench {
         name: "commits",
+        title: "Durable commits",
         run: commits::run,
     },
     Bench {
         name: "signing",
+        title: "DKIM signing",
         run: signing::run,
     },
     Bench {
         name: "sending",
+        title: "A send, end to end",
         run: sending::run,
     },
     Bench {
         name: "reading",
+        title: "Authenticated GET",
         run: reading::run,
+    },
+    Bench {
+        name: "posting",
+        title: "Durable POST",
+        run: posting::run,
+    },
+    Bench {
+        name: "scale",
+        title: "A full store",
+        run: scale::run,
     },
 ];
 
 fn main() -> Result<ExitCode> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    // How the reading bench starts its reference.
-    if let [word, body_len] = words.as_slice()
+    // How the reading bench starts its references.
+    if let [word, kind, body_len] = words.as_slice()
         && word == "--respond"
     {
-        responder::serve(body_len.parse()?)?;
+        responder::serve(kind, body_len.parse()?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (effort, names) = parse(&words)?;
+    let Asked {
+        effort,
+        names,
+        write,
+    } = parse(&words)?;
     let conditions = Conditions::of_this_machine();
     let mut sections = Vec::new();
     let mut failed = false;
     for bench in chosen(&names)? {
         say(&format!("{} …", bench.name));
-        let section = (bench.run)(effort).unwrap_or_else(|why| {
+        let moment = Conditions::of_this_machine();
+        let mut section = (bench.run)(effort).unwrap_or_else(|why| {
             failed = true;
-            Section::not_measured(bench.name, &why)
+            Section::not_measured(bench.title, &why)
         });
+        section.measured(&moment, effort);
         say(&section.to_string());
         sections.push(section);
     }
-    if names.is_empty() {
-        fs::write(RESULTS, report::document(&conditions, effort, &sections))
-            .with_context(|| format!("{RESULTS} cannot be written"))?;
+    if names.is_empty() || write {
+        // One that is not there has nothing to keep.
+        let earlier = fs::read_to_string(RESULTS).unwrap_or_default();
+        let titles: Vec<&str> = BENCHES.iter().map(|bench| bench.title).collect();
+        let document = report::document(&conditions, &titles, &earlier, &sections);
+        fs::write(RESULTS, document).with_context(|| format!("{RESULTS} cannot be written"))?;
         say(&format!("written: {RESULTS}"));
     }
     Ok(if failed {
@@ -102,28 +144,37 @@ fn main() -> Result<ExitCode> {
     })
 }
 
-fn parse(words: &[String]) -> Result<(Effort, Vec<String>)> {
+fn parse(words: &[String]) -> Result<Asked> {
     let mut effort = Effort {
         rounds: ROUNDS,
         sample: SAMPLE,
+        inboxes: INBOXES,
     };
-    let mut names = Vec::new();
+    let (mut names, mut write) = (Vec::new(), false);
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let mut number = || words.next().with_context(|| format!("{word} what?"));
         match word.as_str() {
             "--rounds" => effort.rounds = number()?.parse().context("--rounds takes a number")?,
+            "--inboxes" => {
+                effort.inboxes = number()?.parse().context("--inboxes takes a number")?;
+            }
             "--seconds" => {
                 let seconds = number()?.parse().context("--seconds takes a number")?;
                 effort.sample = Duration::try_from_secs_f64(seconds)?;
             }
+            "--write" => write = true,
             _ => names.push(word.clone()),
         }
     }
     if effort.rounds == 0 || effort.sample.is_zero() {
         bail!("nothing can be measured in no time");
     }
-    Ok((effort, names))
+    Ok(Asked {
+        effort,
+        names,
+        write,
+    })
 }
 
 fn chosen(names: &[String]) -> Result<Vec<&'static Bench>> {

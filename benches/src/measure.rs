@@ -31,6 +31,16 @@ pub(crate) fn read(clock: ClockId) -> nix::Result<Duration> {
 // === impl Samples ===
 
 impl Samples {
+    /// What was measured once.
+    pub(crate) fn of(sample: f64) -> Self {
+        Self(vec![sample])
+    }
+
+    /// Adds the samples of further rounds.
+    pub(crate) fn append(&mut self, further: Self) {
+        self.0.extend(further.0);
+    }
+
     pub(crate) fn push(&mut self, sample: f64) {
         self.0.push(sample);
     }
@@ -64,6 +74,9 @@ impl fmt::Display for Samples {
         let (Some(least), Some(most)) = (sorted.first(), sorted.last()) else {
             return f.write_str("–");
         };
+        if self.0.len() == 1 {
+            return f.write_str(&figure(*least));
+        }
         write!(
             f,
             "{} [{}..{}]",

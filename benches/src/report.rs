@@ -1,12 +1,15 @@
 //! The report: a section for each bench, with its table and what the figures should be.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use crate::{
     Effort,
     conditions::Conditions,
     measure::{Samples, figure},
 };
+
+/// How a section's title begins.
+const HEADING: &str = "## ";
 
 /// What one bench found.
 #[derive(Debug)]
@@ -17,6 +20,8 @@ pub(crate) struct Section {
     header: Vec<String>,
     rows: Vec<Vec<String>>,
     goals: Vec<Goal>,
+    /// When it was found, and how often each thing was measured.
+    measured: String,
 }
 
 /// A ratio to the reference, and what it should be.
@@ -46,7 +51,17 @@ impl Section {
             header: header.iter().map(|cell| (*cell).to_owned()).collect(),
             rows: Vec::new(),
             goals: Vec::new(),
+            measured: String::new(),
         }
+    }
+
+    /// Says under which conditions it was found: parts of the report may be of different days.
+    pub(crate) fn measured(&mut self, conditions: &Conditions, effort: Effort) {
+        let (rounds, seconds) = (effort.rounds, figure(effort.sample.as_secs_f64()));
+        self.measured = format!(
+            "Measured {}; {rounds} rounds of about {seconds} s.",
+            conditions.moment()
+        );
     }
 
     /// A bench that failed: the report says so, for a missing figure must not look like one never wanted.
@@ -72,7 +87,10 @@ impl Section {
 
 impl fmt::Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "## {}\n\n{}", self.title, self.about)?;
+        writeln!(f, "{HEADING}{}\n\n{}", self.title, self.about)?;
+        if !self.measured.is_empty() {
+            writeln!(f, "\n{}", self.measured)?;
+        }
         if !self.rows.is_empty() {
             writeln!(f, "\n| {} |", self.header.join(" | "))?;
             writeln!(f, "|{}", "---|".repeat(self.header.len()))?;
@@ -111,24 +129,45 @@ impl fmt::Display for Goal {
 
 // === free functions ===
 
-/// The whole document.
-pub(crate) fn document(conditions: &Conditions, effort: Effort, sections: &[Section]) -> String {
+/// The whole document: what was found now, and of an earlier one the sections that were not measured again.
+/// `titles` are all there are, in their order.
+pub(crate) fn document(
+    conditions: &Conditions,
+    titles: &[&str],
+    earlier: &str,
+    sections: &[Section],
+) -> String {
     let mut text = String::from("# What InboxGrove costs\n\n");
-    let seconds = figure(effort.sample.as_secs_f64());
-    let rounds = effort.rounds;
-    write!(
-        text,
-        "Written by `make bench`; do not edit. Each figure is the median of {rounds} rounds of about {seconds} s with the \
-         least and the most in brackets; within a round each thing is measured right beside its reference, and ratios are \
-         taken round by round. Absolute figures belong to this machine and this load, ratios travel further.\n\n"
-    )
-    .expect("a String takes everything");
+    text.push_str(
+        "Written by `make bench`; do not edit. Each figure is the median of some rounds with the least and the most in \
+         brackets; within a round each thing is measured right beside its reference, and ratios are taken round by round. \
+         Absolute figures belong to this machine and this load, ratios travel further.\n\n",
+    );
     text.push_str(&conditions.to_string());
-    for section in sections {
-        text.push('\n');
-        text.push_str(&section.to_string());
+    for title in titles {
+        let fresh = sections.iter().find(|section| section.title == **title);
+        let found = match fresh {
+            Some(section) => section.to_string(),
+            None => section_of(earlier, title).unwrap_or_default(),
+        };
+        if !found.is_empty() {
+            text.push('\n');
+            text.push_str(&found);
+        }
     }
     text
+}
+
+/// The section with this title in a document, its heading included.
+fn section_of(document: &str, title: &str) -> Option<String> {
+    let heading = format!("{HEADING}{title}");
+    let mut lines = document.lines().skip_while(|line| *line != heading);
+    let mut text = format!("{}\n", lines.next()?);
+    for line in lines.take_while(|line| !line.starts_with(HEADING)) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    Some(format!("{}\n", text.trim_end()))
 }
 
 #[cfg(test)]
@@ -139,12 +178,25 @@ mod tests {
     fn a_section_is_a_table_with_its_goals() {
         let mut section = Section::new("Title", "About.", &["a", "b"]);
         section.row(&[&1, &"x"]);
-        let mut found = Samples::default();
-        found.push(0.5);
+        let found = Samples::of(0.5);
         section.goal("P0", found.clone(), Bound::AtLeast(0.4));
         section.goal("P0", found, Bound::AtMost(0.4));
         let expected = "## Title\n\nAbout.\n\n| a | b |\n|---|---|\n| 1 | x |\n\n\
-            - P0: 0.50 [0.50..0.50], goal ≥ 0.40: met\n- P0: 0.50 [0.50..0.50], goal ≤ 0.40: **missed**\n";
+            - P0: 0.50, goal ≥ 0.40: met\n- P0: 0.50, goal ≤ 0.40: **missed**\n";
         assert_eq!(section.to_string(), expected);
+    }
+
+    #[test]
+    fn what_was_not_measured_again_stays_as_it_was() {
+        let conditions = Conditions::of_this_machine();
+        let titles = ["One", "Two"];
+        let section = |title, about| Section::new(title, about, &[]);
+        let both = [section("One", "Old."), section("Two", "Old.")];
+        let earlier = document(&conditions, &titles, "", &both);
+        let merged = document(&conditions, &titles, &earlier, &[section("One", "New.")]);
+        assert!(
+            merged.ends_with("\n## One\n\nNew.\n\n## Two\n\nOld.\n"),
+            "{merged}"
+        );
     }
 }

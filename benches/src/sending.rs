@@ -21,9 +21,9 @@ use crate::{
 const MESSAGES_PER_SECOND: f64 = 1000.0;
 /// Destinations. The pace to one that is not known is a message a second: with many the work is measured, not
 /// the pace.
-const SITES: usize = 500;
+pub(crate) const SITES: usize = 500;
 /// Inboxes that send, each over a connection of its own.
-const INBOXES: u32 = 16;
+pub(crate) const INBOXES: u32 = 16;
 /// The text of a message; with headers and signatures it has a little over 4 KB.
 const TEXT_BYTES: usize = 2400;
 /// A round that takes longer has lost a message.
@@ -33,22 +33,26 @@ const SETTLED: Duration = Duration::from_millis(300);
 
 /// Samples of all rounds.
 #[derive(Default)]
-struct Series {
+pub(crate) struct Series {
     per_second: Samples,
-    cpu_ms: Samples,
+    pub(crate) cpu_ms: Samples,
     client_ms: Samples,
+}
+
+impl Series {
+    /// Adds the samples of further rounds.
+    pub(crate) fn append(&mut self, further: Self) {
+        self.per_second.append(further.per_second);
+        self.cpu_ms.append(further.cpu_ms);
+        self.client_ms.append(further.client_ms);
+    }
 }
 
 /// Runs the bench.
 pub(crate) fn run(effort: Effort) -> Result<Section> {
     let runtime = Runtime::new().context("a runtime can be started")?;
     let (installation, tenant, domains) = runtime.block_on(start())?;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "some thousands"
-    )]
-    let messages = (MESSAGES_PER_SECOND * effort.sample.as_secs_f64()).max(64.0) as usize;
+    let messages = messages_of(effort);
     let mut series = Series::default();
     // The first round wakes the actors and opens the connections: it is not counted.
     let mut warming = Series::default();
@@ -67,16 +71,28 @@ pub(crate) fn run(effort: Effort) -> Result<Section> {
             messages,
             &mut series,
         ))?;
-        let bytes = installation.sink.message_bytes();
-        series
-            .client_ms
-            .push(client_alone(installation.sink.address, bytes, messages)?);
+        let bytes = installation.ground.sink.message_bytes();
+        series.client_ms.push(client_alone(
+            installation.ground.sink.address,
+            bytes,
+            messages,
+        )?);
     }
     Ok(section(
         &series,
         messages,
-        installation.sink.message_bytes(),
+        installation.ground.sink.message_bytes(),
     ))
+}
+
+/// Messages of a round.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "some thousands"
+)]
+pub(crate) fn messages_of(effort: Effort) -> usize {
+    (MESSAGES_PER_SECOND * effort.sample.as_secs_f64()).max(64.0) as usize
 }
 
 fn section(series: &Series, messages: usize, message_bytes: usize) -> Section {
@@ -110,20 +126,20 @@ fn section(series: &Series, messages: usize, message_bytes: usize) -> Section {
 
 async fn start() -> Result<(Installation, Tenant, Vec<String>)> {
     let installation = Installation::start().await?;
-    let domains = installation.neighbours(SITES);
+    let domains = installation.ground.neighbours(SITES);
     let tenant = installation.tenant("sender", INBOXES).await?;
     Ok((installation, tenant, domains))
 }
 
 /// Sends so many messages and waits until all have arrived.
-async fn send_all(
+pub(crate) async fn send_all(
     installation: &Installation,
     tenant: &Tenant,
     domains: &[String],
     messages: usize,
     series: &mut Series,
 ) -> Result<()> {
-    let before = installation.sink.taken();
+    let before = installation.ground.sink.taken();
     let (cpu_before, began) = (installation.cpu()?, monotonic());
     let mut senders = Vec::new();
     for (number, inbox) in tenant.inboxes.iter().enumerate() {
@@ -137,15 +153,18 @@ async fn send_all(
     for sender in senders {
         sender.await.context("a sender panicked")??;
     }
-    timeout(PATIENCE, installation.sink.until_taken(before + messages))
-        .await
-        .with_context(|| {
-            let taken = installation.sink.taken() - before;
-            format!(
-                "{taken} of {messages} arrived; the log ends: {}",
-                installation.log_tail()
-            )
-        })??;
+    timeout(
+        PATIENCE,
+        installation.ground.sink.until_taken(before + messages),
+    )
+    .await
+    .with_context(|| {
+        let taken = installation.ground.sink.taken() - before;
+        format!(
+            "{taken} of {messages} arrived; the log ends: {}",
+            installation.log_tail()
+        )
+    })??;
     let took = since(began).as_secs_f64();
     tokio::time::sleep(SETTLED).await;
     let cpu = installation.cpu()?.saturating_sub(cpu_before);

@@ -24,6 +24,7 @@ pub mod passwords;
 pub mod tokens;
 
 mod caller;
+mod verified;
 
 // What comes in and goes out.
 mod csv;

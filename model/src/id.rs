@@ -3,7 +3,11 @@
 //! They are made by [`IdSource`] from wall time and the [`Rng`](crate::ports::Rng) port, and are monotone
 //! within a process, so that the order of keys is the order of creation.
 
-use std::{fmt, str::FromStr, sync::Mutex};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{LazyLock, Mutex},
+};
 
 use data_encoding::{Encoding, Specification};
 
@@ -19,12 +23,12 @@ pub struct IdError {
 }
 
 /// Crockford's base32 in lower case: no letter that reads like a digit.
-fn base32() -> Encoding {
+static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
     let mut spec = Specification::new();
     spec.symbols.push_str("0123456789abcdefghjkmnpqrstvwxyz");
     spec.encoding()
         .expect("32 different symbols make an encoding")
-}
+});
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident, $prefix:literal, $kind:literal;)*) => {$(
@@ -49,7 +53,7 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}_{}", $prefix, base32().encode(&self.0))
+                write!(f, "{}_{}", $prefix, BASE32.encode_display(&self.0))
             }
         }
 
@@ -64,7 +68,7 @@ macro_rules! ids {
 
             fn from_str(text: &str) -> Result<Self, IdError> {
                 text.strip_prefix(concat!($prefix, "_"))
-                    .and_then(|rest| base32().decode(rest.as_bytes()).ok())
+                    .and_then(|rest| BASE32.decode(rest.as_bytes()).ok())
                     .and_then(|bytes| <[u8; 16]>::try_from(bytes).ok())
                     .map(Self)
                     .ok_or_else(|| IdError { kind: $kind, prefix: $prefix, found: text.chars().take(64).collect() })

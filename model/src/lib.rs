@@ -25,6 +25,7 @@ pub mod notice;
 pub mod site;
 pub mod suppression;
 
+pub mod generations;
 pub mod ports;
 
 pub use id::{DomainId, InboxId, JobId, MessageId, SecretId, SessionId, TenantId, UserId};

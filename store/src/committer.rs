@@ -210,6 +210,8 @@ impl Committer {
             let appended = self.shared.log.append(&group.bytes, &group.frames);
             appended.map_err(|why| why.to_string())?;
             let applied = self.shared.engine.apply(&writes, position);
+            // Before anybody hears of the commit.
+            self.shared.hot.forget(&writes);
             applied.map_err(|why| why.to_string())
         }));
         let written = written.unwrap_or_else(|panic| Err(panic_text(panic.as_ref())));

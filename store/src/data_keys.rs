@@ -62,9 +62,16 @@ pub(crate) struct DataKeys {
 #[derive(Clone)]
 struct Ring {
     names: SealingKey,
-    by_tenant: BTreeMap<TenantId, SealingKey>,
+    by_tenant: BTreeMap<TenantId, TenantKey>,
     by_id: BTreeMap<u64, TenantId>,
     erased: BTreeSet<TenantId>,
+}
+
+/// A tenant's key, and how it stands in the file: a new tenant must not cost the sealing of all others' keys.
+#[derive(Clone)]
+struct TenantKey {
+    key: SealingKey,
+    wrapped: Arc<[u8]>,
 }
 
 // === impl DataKeys ===
@@ -102,7 +109,7 @@ impl DataKeys {
     /// The key of a tenant, to seal with.
     pub(crate) fn of(&self, tenant: TenantId) -> Option<SealingKey> {
         let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
-        ring.by_tenant.get(&tenant).cloned()
+        ring.by_tenant.get(&tenant).map(|held| held.key.clone())
     }
 
     /// Opens a blob with the key that it names; also whose key that was.
@@ -115,7 +122,7 @@ impl DataKeys {
         let key = {
             let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
             let tenant = ring.by_id.get(&id).copied();
-            tenant.and_then(|tenant| Some((tenant, ring.by_tenant.get(&tenant)?.clone())))
+            tenant.and_then(|tenant| Some((tenant, ring.by_tenant.get(&tenant)?.key.clone())))
         };
         let (tenant, key) = key.ok_or(SealError::NoKey(id))?;
         Ok((tenant, key.open(belongs, blob)?))
@@ -133,7 +140,9 @@ impl DataKeys {
                 return Err(DataKeysError::Erased(*tenant));
             }
             if !ring.by_tenant.contains_key(tenant) {
-                ring.add(*tenant, SealingKey::random(rng));
+                let key = SealingKey::random(rng);
+                let wrapped = wrap(&self.keys, PURPOSE_TENANT, tenant.as_bytes(), &key, rng);
+                ring.add(*tenant, key, wrapped);
             }
         }
         self.keep(ring, rng)
@@ -149,10 +158,10 @@ impl DataKeys {
     /// Erases a tenant's key for good. False when it had none. The committer's thread only.
     pub(crate) fn erase(&self, tenant: TenantId, rng: &dyn Rng) -> Result<bool, DataKeysError> {
         let mut ring = self.snapshot();
-        let Some(key) = ring.by_tenant.remove(&tenant) else {
+        let Some(held) = ring.by_tenant.remove(&tenant) else {
             return Ok(false);
         };
-        ring.by_id.remove(&key.id());
+        ring.by_id.remove(&held.key.id());
         ring.erased.insert(tenant);
         self.keep(ring, rng)?;
         Ok(true)
@@ -205,9 +214,10 @@ impl Ring {
         }
     }
 
-    fn add(&mut self, tenant: TenantId, key: SealingKey) {
+    fn add(&mut self, tenant: TenantId, key: SealingKey, wrapped: Vec<u8>) {
         self.by_id.insert(key.id(), tenant);
-        self.by_tenant.insert(tenant, key);
+        let wrapped = wrapped.into();
+        self.by_tenant.insert(tenant, TenantKey { key, wrapped });
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -223,15 +233,16 @@ impl Ring {
         let count = 1 + self.by_tenant.len() + self.erased.len();
         let count = u32::try_from(count).expect("tenants are far below 2^32");
         bytes.extend_from_slice(&count.to_le_bytes());
-        let wrap = |purpose: u8, owner: &[u8; 16], key: &SealingKey| {
-            keys.current
-                .seal(&belongs(purpose, owner), key.bytes(), rng)
-        };
-        let blob = wrap(PURPOSE_NAMES, &NOBODY, &self.names);
+        let blob = wrap(keys, PURPOSE_NAMES, &NOBODY, &self.names, rng);
         push_entry(&mut bytes, PURPOSE_NAMES, &NOBODY, &blob);
-        for (tenant, key) in &self.by_tenant {
-            let blob = wrap(PURPOSE_TENANT, tenant.as_bytes(), key);
-            push_entry(&mut bytes, PURPOSE_TENANT, tenant.as_bytes(), &blob);
+        for (tenant, held) in &self.by_tenant {
+            let owner = tenant.as_bytes();
+            if key_id(&held.wrapped) == Ok(keys.current.id()) {
+                push_entry(&mut bytes, PURPOSE_TENANT, owner, &held.wrapped);
+            } else {
+                let blob = wrap(keys, PURPOSE_TENANT, owner, &held.key, rng);
+                push_entry(&mut bytes, PURPOSE_TENANT, owner, &blob);
+            }
         }
         for tenant in &self.erased {
             push_entry(&mut bytes, PURPOSE_ERASED, tenant.as_bytes(), &[]);
@@ -258,7 +269,7 @@ impl Ring {
                 PURPOSE_NAMES => names = Some(unwrap_key(keys, purpose, owner, blob)?),
                 PURPOSE_TENANT => {
                     let key = unwrap_key(keys, purpose, owner, blob)?;
-                    ring.add(TenantId::from_bytes(*owner), key);
+                    ring.add(TenantId::from_bytes(*owner), key, blob.to_vec());
                 }
                 PURPOSE_ERASED => {
                     ring.erased.insert(TenantId::from_bytes(*owner));
@@ -281,6 +292,11 @@ pub(crate) fn check(bytes: &[u8]) -> Result<&[u8], DataKeysError> {
         return Err(DataKeysError::Damaged("its checksum does not match"));
     }
     Ok(body)
+}
+
+fn wrap(keys: &Keys, purpose: u8, owner: &[u8; 16], key: &SealingKey, rng: &dyn Rng) -> Vec<u8> {
+    let belongs = belongs(purpose, owner);
+    keys.current.seal(&belongs, key.bytes(), rng)
 }
 
 fn unwrap_key(

@@ -28,6 +28,7 @@ mod log;
 
 mod engine;
 mod generations;
+mod hot;
 mod media;
 mod memory;
 mod shim;

@@ -273,6 +273,8 @@ fn last_round(shared: &Shared, fresh: Fresh, old: Old) -> Result<(Replaced, u64)
         }
     };
     let switched = shared.rows.switch(fresh, old);
+    // Where rows were damaged, others are read from now on.
+    shared.hot.clear();
     let replaced = switched.map_err(|why| {
         shared.fail(&why);
         RewriteError::Failed

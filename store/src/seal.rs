@@ -10,6 +10,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aws_lc_rs::{
@@ -39,11 +40,15 @@ pub struct Keys {
 #[derive(Clone)]
 pub struct NameKey(hmac::Key);
 
-/// A key that seals and opens.
+/// A key that seals and opens, cheap to clone.
 #[derive(Clone)]
-pub(crate) struct SealingKey {
+pub(crate) struct SealingKey(Arc<Expanded>);
+
+/// A key with what the cipher makes of it: to expand it anew for each row would cost more than to open the row.
+struct Expanded {
     bytes: Zeroizing<[u8; KEY_LEN]>,
     id: u64,
+    cipher: LessSafeKey,
 }
 
 /// Why a blob could not be opened.
@@ -128,7 +133,7 @@ impl Keys {
     /// A secret for another part of the installation, always the same for one purpose: what needs a key and
     /// no row of its own (the tokens of the HTTP edge) asks for it here, so that one file holds all secrets.
     pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; KEY_LEN]> {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, self.current.bytes.as_slice());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.current.bytes().as_slice());
         let tag = hmac::sign(&key, format!("inboxgrove derived {purpose}").as_bytes());
         Zeroizing::new(tag.as_ref().try_into().expect("HMAC-SHA-256 has 32 bytes"))
     }
@@ -138,13 +143,13 @@ impl Keys {
         [Some(&self.current), self.former.as_ref()]
             .into_iter()
             .flatten()
-            .find(|key| key.id == id)
+            .find(|key| key.id() == id)
     }
 }
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keys({:016x})", self.current.id)
+        write!(f, "Keys({:016x})", self.current.id())
     }
 }
 
@@ -184,10 +189,12 @@ impl SealingKey {
             .as_ref()
             .first_chunk::<8>()
             .expect("SHA-256 has 32 bytes");
-        Self {
+        let cipher = UnboundKey::new(&AES_256_GCM, bytes.as_slice());
+        Self(Arc::new(Expanded {
             id: u64::from_be_bytes(*id),
+            cipher: LessSafeKey::new(cipher.expect("the key has the cipher's length")),
             bytes,
-        }
+        }))
     }
 
     pub(crate) fn random(rng: &dyn Rng) -> Self {
@@ -196,12 +203,12 @@ impl SealingKey {
         Self::new(bytes)
     }
 
-    pub(crate) const fn id(&self) -> u64 {
-        self.id
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
     }
 
     pub(crate) fn bytes(&self) -> &[u8; KEY_LEN] {
-        &self.bytes
+        &self.0.bytes
     }
 
     /// Seals `plain`; `belongs` must be given again to open it.
@@ -210,11 +217,12 @@ impl SealingKey {
         rng.fill(&mut nonce);
         let mut blob = Vec::with_capacity(plain.len() + SEAL_OVERHEAD);
         blob.push(BLOB_VERSION);
-        blob.extend_from_slice(&self.id.to_be_bytes());
+        blob.extend_from_slice(&self.id().to_be_bytes());
         blob.extend_from_slice(&nonce);
         blob.extend_from_slice(plain);
         let tag = self
-            .cipher()
+            .0
+            .cipher
             .seal_in_place_separate_tag(
                 Nonce::assume_unique_for_key(nonce),
                 Aad::from(belongs),
@@ -231,7 +239,7 @@ impl SealingKey {
         belongs: &[u8],
         blob: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        if key_id(blob)? != self.id {
+        if key_id(blob)? != self.id() {
             return Err(SealError::Forged);
         }
         let nonce = blob[BLOB_HEAD_LEN - NONCE_LEN..]
@@ -239,7 +247,8 @@ impl SealingKey {
             .ok_or(SealError::Malformed)?;
         let mut text = Zeroizing::new(blob[BLOB_HEAD_LEN..].to_vec());
         let plain_len = self
-            .cipher()
+            .0
+            .cipher
             .open_in_place(
                 Nonce::assume_unique_for_key(*nonce),
                 Aad::from(belongs),
@@ -250,16 +259,11 @@ impl SealingKey {
         text.truncate(plain_len);
         Ok(text)
     }
-
-    fn cipher(&self) -> LessSafeKey {
-        let key = UnboundKey::new(&AES_256_GCM, self.bytes.as_slice());
-        LessSafeKey::new(key.expect("the key has the cipher's length"))
-    }
 }
 
 impl fmt::Debug for SealingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SealingKey({:016x})", self.id)
+        write!(f, "SealingKey({:016x})", self.id())
     }
 }
 

@@ -1,22 +1,29 @@
 //! Seeding: a store full of synthetic tenants, for tests and measurements.
 
+use std::{collections::VecDeque, time::Duration};
+
 use bytes::Bytes;
 use inboxgrove_model::{
     DomainId, DomainName, EmailAddress, InboxId, MessageId, PolicyTime, SecretId, TenantId,
     WallTime,
     domain::{Domain, DomainStatus},
+    due::{DueRow, DueWork},
     event::{Event, EventKind},
     id::IdSource,
     inbox::{Band, Credential, DayCounts, Inbox, InboxStatus, PoolMember, Warmup, WarmupState},
     message::{BodyRef, Direction, Folder, Message, MessageClass, Recipient, RecipientState},
-    ports::Rng,
+    ports::{BoxFuture, Rng},
     tenant::{Tenant, TenantStatus},
 };
 
-use crate::{Batch, CommitError, InboxOfDomain, Store};
+use crate::{Batch, CommitError, Committed, InboxOfDomain, Store};
 
 /// Inboxes of one batch.
 const BATCH_INBOXES: usize = 200;
+/// Tenants of one batch: each new data key rewrites the file of them all.
+const BATCH_TENANTS: usize = 200;
+/// Batches under way at once: while one is applied, the next is encoded.
+const UNDER_WAY: usize = 4;
 
 /// How much to make.
 #[derive(Debug, Clone)]
@@ -31,6 +38,8 @@ pub struct SeedPlan {
     pub body_bytes: usize,
     /// When all of it was made.
     pub at: PolicyTime,
+    /// The inboxes' next warmup turns are due evenly over this time; none is due when there is none.
+    pub wake_over: Option<Duration>,
 }
 
 /// What was made.
@@ -51,6 +60,17 @@ struct Ids<'a> {
     rng: &'a dyn Rng,
 }
 
+/// A commit that was handed over.
+type Commit = BoxFuture<'static, Result<Committed, CommitError>>;
+
+/// Commits that were handed over and not answered yet.
+#[derive(Default)]
+struct UnderWay {
+    commits: VecDeque<Commit>,
+}
+
+// === impl Store ===
+
 impl Store {
     /// Fills the store. The same plan and the same chance make the same store.
     pub async fn seed(&self, plan: &SeedPlan, rng: &dyn Rng) -> Result<Seeded, CommitError> {
@@ -59,40 +79,46 @@ impl Store {
             at: WallTime::from_millis(plan.at.as_millis()),
             rng,
         };
-        let mut made = Seeded::default();
-        for n in 0..plan.tenants {
-            let (tenant, domain) = seed_tenant(n, plan, &ids);
+        let made: Vec<(Tenant, Domain)> = (0..plan.tenants)
+            .map(|n| seed_tenant(n, plan, &ids))
+            .collect();
+        let mut seeded = Seeded::default();
+        let mut under_way = UnderWay::default();
+        for some in made.chunks(BATCH_TENANTS) {
             let mut batch = Batch::new();
-            batch.put(&tenant).put(&domain).event(Event {
-                at: plan.at,
-                tenant: Some(tenant.id),
-                kind: EventKind::DomainAdded { domain: domain.id },
-            });
-            self.commit(batch).await?;
-            made.tenants.push((tenant.id, domain.id));
+            for (tenant, domain) in some {
+                put_tenant(&mut batch, tenant, domain, plan.at);
+                seeded.tenants.push((tenant.id, domain.id));
+            }
+            under_way.add(self.commit(batch)).await?;
+        }
+        for (tenant, domain) in &made {
             let inboxes: Vec<Inbox> = (0..plan.inboxes_of_tenant)
-                .map(|n| seed_inbox(n, &domain, plan, &ids))
+                .map(|n| seed_inbox(n, seeded.inboxes.len(), domain, plan, &ids))
                 .collect();
             for some in inboxes.chunks(BATCH_INBOXES) {
                 let mut batch = Batch::new();
                 for inbox in some {
                     put_inbox(&mut batch, inbox, plan.at);
                 }
-                self.commit(batch).await?;
+                under_way.add(self.commit(batch)).await?;
             }
             for inbox in &inboxes {
-                made.inboxes.push((tenant.id, inbox.id));
+                seeded.inboxes.push((tenant.id, inbox.id));
                 for _ in 0..plan.messages_of_inbox {
                     let message = seed_message(inbox, plan, &ids);
-                    made.messages.push((tenant.id, inbox.id, message.id));
-                    self.seed_message(message, plan.body_bytes).await?;
+                    seeded.messages.push((tenant.id, inbox.id, message.id));
+                    under_way
+                        .add(self.seed_message(message, plan.body_bytes))
+                        .await?;
                 }
             }
         }
-        Ok(made)
+        under_way.end().await?;
+        Ok(seeded)
     }
 
-    async fn seed_message(&self, message: Message, size: usize) -> Result<(), CommitError> {
+    fn seed_message(&self, message: Message, size: usize) -> Commit {
         let mut batch = Batch::new();
         let body = batch.body(message.tenant, Bytes::from(vec![b'x'; size]));
         batch.event(Event {
@@ -106,7 +132,44 @@ impl Store {
             },
         });
         batch.put_message(message, body);
-        self.commit(batch).await.map(|_committed| ())
+        self.commit(batch)
+    }
+}
+
+// === impl UnderWay ===
+
+impl UnderWay {
+    async fn add(&mut self, commit: Commit) -> Result<(), CommitError> {
+        self.commits.push_back(commit);
+        if self.commits.len() > UNDER_WAY
+            && let Some(first) = self.commits.pop_front()
+        {
+            first.await?;
+        }
+        Ok(())
+    }
+
+    async fn end(self) -> Result<(), CommitError> {
+        for commit in self.commits {
+            commit.await?;
+        }
+        Ok(())
+    }
+}
+
+// === impl SeedPlan ===
+
+impl SeedPlan {
+    /// When an inbox wakes next. Neighbours lie far apart in time: their multiples of the golden ratio, less
+    /// what is whole, are spread evenly.
+    fn wake_at(&self, place: usize) -> Option<PolicyTime> {
+        const RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
+        let share = (place as u64).wrapping_mul(RATIO);
+        let over = self.wake_over?.as_nanos();
+        // The high half of the product: `over` times a number in [0, 1).
+        let nanos = (over >> 32).saturating_mul(u128::from(share)) >> 32;
+        let after = Duration::from_nanos(u64::try_from(nanos).ok()?);
+        Some(self.at.after(after))
     }
 }
 
@@ -155,7 +218,16 @@ fn seed_tenant(n: u32, plan: &SeedPlan, ids: &Ids<'_>) -> (Tenant, Domain) {
     (tenant, domain)
 }
 
-fn seed_inbox(n: u32, domain: &Domain, plan: &SeedPlan, ids: &Ids<'_>) -> Inbox {
+fn put_tenant(batch: &mut Batch, tenant: &Tenant, domain: &Domain, at: PolicyTime) {
+    batch.put(tenant).put(domain).event(Event {
+        at,
+        tenant: Some(tenant.id),
+        kind: EventKind::DomainAdded { domain: domain.id },
+    });
+}
+
+/// `place` is its place among all inboxes.
+fn seed_inbox(n: u32, place: usize, domain: &Domain, plan: &SeedPlan, ids: &Ids<'_>) -> Inbox {
     Inbox {
         id: InboxId::from_bytes(ids.next()),
         tenant: domain.tenant,
@@ -184,7 +256,7 @@ fn seed_inbox(n: u32, domain: &Domain, plan: &SeedPlan, ids: &Ids<'_>) -> Inbox 
             band: Band::Healthy,
             band_since: plan.at,
         },
-        wake_at: None,
+        wake_at: plan.wake_at(place),
         partners: Vec::new(),
         created_at: plan.at,
     }
@@ -205,6 +277,12 @@ fn put_inbox(batch: &mut Batch, inbox: &Inbox, at: PolicyTime) {
         address: inbox.address.clone(),
         display_name: inbox.display_name.clone(),
     });
+    if let Some(at) = inbox.wake_at {
+        batch.put(&DueRow {
+            at,
+            work: DueWork::Warmup(inbox.tenant, inbox.id),
+        });
+    }
     let counts = DayCounts {
         delivered: 1,
         ..DayCounts::default()

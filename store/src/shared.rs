@@ -13,8 +13,8 @@ use inboxgrove_model::{PolicyTime, event::LoggedEvent};
 use tokio::sync::{broadcast, watch};
 
 use crate::{
-    OpenReport, data_keys::DataKeys, engine::Engine, generations::Generations, log::Log,
-    media::Media, pace::Pace,
+    OpenReport, data_keys::DataKeys, engine::Engine, generations::Generations, hot::HotRows,
+    log::Log, media::Media, pace::Pace,
 };
 
 /// Groups of events that a slow subscriber may lag behind; then it reads them from the log.
@@ -77,6 +77,7 @@ pub(crate) struct Shared {
     pub(crate) rows: Generations,
     pub(crate) log: Log,
     pub(crate) data_keys: DataKeys,
+    pub(crate) hot: HotRows,
     pub(crate) limits: Limits,
     pub(crate) format: AtomicU8,
     pub(crate) events: broadcast::Sender<Arc<Vec<LoggedEvent>>>,
@@ -132,6 +133,7 @@ impl Shared {
             rows,
             log,
             data_keys,
+            hot: HotRows::default(),
             limits,
             format: AtomicU8::new(format),
             events: broadcast::Sender::new(EVENT_GROUPS_KEPT),

@@ -26,6 +26,7 @@ use crate::{
     },
     engine::RawRow,
     frame::{HAS_EVENTS, Item},
+    hot::HotRows,
     log::READ_BYTES_MAX,
     records, row,
     sealed::{body_belongs, event_belongs},
@@ -105,6 +106,24 @@ impl Store {
             Some(value) => self.inner.shared.decode(&key, &value).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// As [`Store::get`], for rows that every request reads: accounts, users, sessions. The decoded row is kept
+    /// until it is written again, so what is found is never older than what was answered.
+    pub fn hot<R: Record + Sync>(&self, key: &R::Key) -> Result<Option<Arc<R>>, ReadError> {
+        debug_assert!(HotRows::keeps(R::TABLE), "{} is not kept", R::TABLE);
+        let shared = &self.inner.shared;
+        let key = whole_key::<R>(key, shared.data_keys.names());
+        let stamp = match shared.hot.get::<R>(&key) {
+            Ok(row) => return Ok(Some(row)),
+            Err(stamp) => stamp,
+        };
+        let Some(value) = shared.engine.get(&key)? else {
+            return Ok(None);
+        };
+        let row = Arc::new(shared.decode::<R>(&key, &value)?);
+        shared.hot.keep(stamp, key, &row);
+        Ok(Some(row))
     }
 
     /// A record that must be there.
@@ -413,6 +432,7 @@ impl Store {
         let erased = self.inner.queue.alone(move |committer| {
             let keys = &committer.shared.data_keys;
             let erased = keys.erase(tenant, committer.rng.as_ref());
+            committer.shared.hot.clear();
             erased.map_err(|why| {
                 committer.shared.fail(&why);
                 why.to_string()

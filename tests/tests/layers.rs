@@ -72,10 +72,14 @@ const NAMED_BY: &[(&str, &[&str], &str)] = &[
     ),
     (
         "hyper",
-        &["inboxgrove", "inboxgrove-sim"],
-        "only the daemon serves HTTP, and the small internet plays vendors",
+        &["inboxgrove", "inboxgrove-sim", "inboxgrove-benches"],
+        "only the daemon serves HTTP, the small internet plays vendors, and a bench has a bare server beside it",
     ),
-    ("hyper-util", &["inboxgrove", "inboxgrove-sim"], "as hyper"),
+    (
+        "hyper-util",
+        &["inboxgrove", "inboxgrove-sim", "inboxgrove-benches"],
+        "as hyper",
+    ),
     ("axum", &["inboxgrove"], "routes are the daemon's"),
     (
         "utoipa",

@@ -1,6 +1,6 @@
 //! `inboxgrove store`: over the admin socket when the daemon runs, on the files when it does not.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
@@ -48,6 +48,9 @@ pub(crate) enum StoreCommand {
         /// Received messages of each inbox
         #[arg(long, default_value_t = 10)]
         messages: u32,
+        /// Hours over which the inboxes' next warmup turns are spread; none is due when left out
+        #[arg(long)]
+        wake_hours: Option<u32>,
     },
     /// Rewrite its rows in the newest format, or in one that an older daemon reads
     Migrate {
@@ -117,7 +120,11 @@ fn on_files(command: StoreCommand, config: &Config) -> anyhow::Result<ExitCode> 
             tenants,
             inboxes,
             messages,
-        } => (seeded(config, &rng, (tenants, inboxes, messages))?, true),
+            wake_hours,
+        } => (
+            seeded(config, &rng, (tenants, inboxes, messages), wake_hours)?,
+            true,
+        ),
         StoreCommand::Migrate { way, format } => (migrated(config, &rng, way, format)?, true),
     };
     print(&text::render(&report))?;
@@ -139,6 +146,7 @@ fn seeded(
     config: &Config,
     rng: &Arc<dyn Rng>,
     (tenants, inboxes, messages): (u32, u32, u32),
+    wake_hours: Option<u32>,
 ) -> anyhow::Result<Value> {
     make_private(&config.server.data_dir)?;
     let keys = installation_keys(config, &**rng)?;
@@ -153,6 +161,7 @@ fn seeded(
             messages_of_inbox: messages,
             body_bytes: 4096,
             at: SystemClock::new(PolicyTime::default()).policy(),
+            wake_over: wake_hours.map(|hours| Duration::from_hours(hours.into())),
         }
     });
     let made = runtime.block_on(store.seed(&plan, &**rng))?;

@@ -105,14 +105,16 @@ pub(crate) fn admitted<A: Access>(
     session: SessionId,
     user: UserId,
 ) -> Result<(), ApiError> {
-    api.known(api.store().get(&(tenant, session)))?
-        .filter(|session: &Session| session.user == user)
+    api.known(api.store().hot::<Session>(&(tenant, session)))?
+        .filter(|session| session.user == user)
         .filter(|session| session.revoked_at.is_none())
         .ok_or_else(ended)?;
-    let user: User = api
-        .known(api.store().get(&(tenant, user)))?
+    let user = api
+        .known(api.store().hot::<User>(&(tenant, user)))?
         .ok_or_else(ended)?;
-    let tenant: Tenant = api.known(api.store().get(&tenant))?.ok_or_else(ended)?;
+    let tenant = api
+        .known(api.store().hot::<Tenant>(&tenant))?
+        .ok_or_else(ended)?;
     may_act::<A>(&tenant)?;
     if !A::allows(user.role) {
         return Err(ApiError::new(

@@ -43,11 +43,8 @@ pub(crate) async fn pass(State(api): State<Api>, mut request: Request, next: Nex
     let started = Instant::now();
     let id = request_id(&api, &request);
     let method = request.method().clone();
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("unmatched", MatchedPath::as_str)
-        .to_owned();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let is_auth = route.starts_with(AUTH);
     let whole = api.options.body_bytes_max;
     let (body_bytes, detail) = if is_auth {
@@ -57,13 +54,13 @@ pub(crate) async fn pass(State(api): State<Api>, mut request: Request, next: Nex
     };
     request.extensions_mut().insert(BodyLimit(body_bytes));
     believe_proxy(&api, &mut request);
-    let span = tracing::info_span!("request", request_id = %id, %method, route = %route);
+    let span = tracing::info_span!("request", request_id = %id, %method, %route);
     let response = answer(&api, request, next).instrument(span.clone()).await;
     let mut response = span.in_scope(|| problem::finish(response, &id, detail));
     dress(&mut response, &id);
     let took = started.elapsed();
     let status = response.status().as_u16();
-    api.metrics.count(method.as_str(), &route, status, took);
+    api.metrics.count(method.as_str(), route, status, took);
     span.in_scope(|| tracing::debug!(status, took_ms = took.as_secs_f64() * 1000.0, "answered"));
     drop(busy);
     response
@@ -123,7 +120,9 @@ fn request_id(api: &Api, request: &Request) -> String {
     }
     let mut bytes = [0; 10];
     api.platform.ports().rng.fill(&mut bytes);
-    format!("req_{}", BASE32_NOPAD.encode(&bytes).to_lowercase())
+    let mut id = format!("REQ_{}", BASE32_NOPAD.encode_display(&bytes));
+    id.make_ascii_lowercase();
+    id
 }
 
 fn is_harmless(text: &str) -> bool {

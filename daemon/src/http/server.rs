@@ -407,7 +407,8 @@ where
         tokio::select! {
             biased;
             _ended = &mut serving => return, // How a peer ends its connection concerns nobody else.
-            () = shared.abort.cancelled() => return,
+            // Nothing is cut off before the drain has begun; till then there is one thing less to ask at each turn.
+            () = shared.abort.cancelled(), if asked => return,
             () = shared.draining.cancelled(), if !asked => {
                 asked = true;
                 serving.as_mut().graceful_shutdown();

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::{
     keys::EdgeKeys,
     problem::{ApiError, Code},
+    verified::{Signed, Verified},
 };
 
 /// `typ` of an access token (RFC 9068 §2.1).
@@ -34,6 +35,7 @@ pub struct Tokens {
     verify: DecodingKey,
     key_id: String,
     rules: TokenRules,
+    verified: Verified,
 }
 
 /// What tokens say, and how strictly they are read.
@@ -126,6 +128,7 @@ impl Tokens {
             verify: keys.verify.clone(),
             key_id: keys.key_id.clone(),
             rules,
+            verified: Verified::new(),
         }
     }
 
@@ -167,12 +170,27 @@ impl Tokens {
         if token.len() > TOKEN_LEN_MAX {
             return Err(invalid("too long"));
         }
+        let hash = sha256(token.as_bytes());
+        let signed = match self.verified.get(&hash) {
+            Some(signed) => signed,
+            None => {
+                let signed = self.verify(token)?;
+                self.verified.keep(hash, signed);
+                signed
+            }
+        };
+        in_time(&signed, now, self.rules.leeway)?;
+        Ok(signed.bearer)
+    }
+
+    /// What the token says, when its signature and its words are ours.
+    fn verify(&self, token: &str) -> Result<Signed, ApiError> {
         // The key decides on the algorithm; the header only has to agree.
         let mut wanted = Validation::new(Algorithm::EdDSA);
         wanted.set_audience(&[&self.rules.audience]);
         wanted.set_issuer(&[&self.rules.issuer]);
         wanted.set_required_spec_claims(&["exp", "nbf", "aud", "iss", "sub"]);
-        // Time is checked below, against the clock port.
+        // Time is checked at each use, against the clock port.
         wanted.validate_exp = false;
         wanted.validate_nbf = false;
         let found =
@@ -183,13 +201,17 @@ impl Tokens {
         if found.header.kid.as_deref() != Some(self.key_id.as_str()) {
             return Err(invalid("another kid"));
         }
-        in_time(&found.claims, now, self.rules.leeway)?;
         let claims = found.claims;
-        Ok(Bearer {
+        let bearer = Bearer {
             tenant: claims.ten.parse().map_err(invalid)?,
             user: claims.sub.parse().map_err(invalid)?,
             session: claims.sid.parse().map_err(invalid)?,
             expires_at: WallTime::from_millis(claims.exp.saturating_mul(1000)),
+        };
+        Ok(Signed {
+            bearer,
+            begins: claims.nbf.max(claims.iat),
+            ends: claims.exp,
         })
     }
 }
@@ -272,19 +294,18 @@ fn invalid(why: impl ToString) -> ApiError {
     .because(why)
 }
 
-fn in_time(claims: &Claims, now: WallTime, leeway: Duration) -> Result<(), ApiError> {
+fn in_time(signed: &Signed, now: WallTime, leeway: Duration) -> Result<(), ApiError> {
     let (now, leeway) = (
         now.as_secs(),
         i64::try_from(leeway.as_secs()).unwrap_or(i64::MAX),
     );
-    if claims.exp.saturating_add(leeway) <= now {
+    if signed.ends.saturating_add(leeway) <= now {
         return Err(ApiError::new(
             Code::TokenExpired,
             "Get a new access token with the refresh token.",
         ));
     }
-    let early = |at: i64| at.saturating_sub(leeway) > now;
-    if early(claims.nbf) || early(claims.iat) {
+    if signed.begins.saturating_sub(leeway) > now {
         return Err(invalid("not valid yet"));
     }
     Ok(())
@@ -352,6 +373,28 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_was_good_once_still_ends() {
+        let ours = tokens(1, "grove.test");
+        let token = made();
+        for _ in 0..2 {
+            assert!(ours.check(&token, NOW).is_ok());
+        }
+        let late = NOW.after(Duration::from_secs(15 * 60 + 31));
+        let early = NOW.before(Duration::from_secs(31));
+        for (at, code) in [(late, Code::TokenExpired), (early, Code::InvalidToken)] {
+            assert_eq!(ours.check(&token, at).unwrap_err().code(), code);
+        }
+    }
+
+    #[test]
+    fn what_was_refused_once_is_refused_again() {
+        let ours = tokens(2, "grove.test");
+        for _ in 0..2 {
+            assert!(ours.check(&made(), NOW).is_err());
+        }
+    }
+
+    #[test]
     fn a_token_of_another_key_or_issuer_is_refused() {
         assert!(tokens(2, "grove.test").check(&made(), NOW).is_err());
         assert!(tokens(1, "other.test").check(&made(), NOW).is_err());
@@ -391,7 +434,9 @@ mod tests {
             let mut forged = token.clone();
             forged.replace_range(at..=at, &with);
             prop_assume!(forged != token);
-            prop_assert!(tokens(1, "grove.test").check(&forged, NOW).is_err());
+            let ours = tokens(1, "grove.test");
+            prop_assert!(ours.check(&token, NOW).is_ok());
+            prop_assert!(ours.check(&forged, NOW).is_err());
         }
 
         #[test]

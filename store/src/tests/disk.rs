@@ -151,6 +151,7 @@ fn a_store_in_memory_and_one_on_files_hold_the_same() {
         messages_of_inbox: 3,
         body_bytes: 1000,
         at: NOW,
+        wake_over: None,
     };
     let dir = tempfile::tempdir().expect("a directory");
     let stores = [open_at(dir.path()).0, open(&crate::MemDisk::new()).0];

@@ -26,6 +26,7 @@ fn seeded(disk: &MemDisk) -> (Store, Seeded) {
         messages_of_inbox: 2,
         body_bytes: 700,
         at: NOW,
+        wake_over: None,
     };
     let made = wait(store.seed(&plan, rng().as_ref())).expect("seeded");
     (store, made)
@@ -87,6 +88,69 @@ fn preconditions_hold_or_nothing_happens() {
         commit(&store, batch),
         Err(CommitError::Taken { .. })
     ));
+}
+
+#[test]
+fn a_kept_row_is_as_new_as_the_last_commit() {
+    let (store, made) = seeded(&MemDisk::new());
+    let (first, second) = (made.tenants[0].0, made.tenants[1].0);
+    let company = |id| {
+        let row = store.hot::<Tenant>(&id);
+        row.map(|row| row.map(|tenant| tenant.company.clone()))
+    };
+    for name in ["One", "Two"] {
+        let mut tenant = store.existing::<Tenant>(&first).expect("read");
+        name.clone_into(&mut tenant.company);
+        let mut batch = Batch::new();
+        batch.put(&tenant);
+        commit(&store, batch).expect("committed");
+        for _ in 0..2 {
+            assert_eq!(company(first).expect("read").as_deref(), Some(name));
+        }
+    }
+    let mut batch = Batch::new();
+    batch.remove::<Tenant>(&first);
+    commit(&store, batch).expect("committed");
+    assert_eq!(company(first).expect("read"), None);
+    assert!(company(second).expect("read").is_some());
+    assert_eq!(store.erase_tenant_key(second), Ok(true));
+    assert!(company(second).is_err(), "its key is erased");
+}
+
+#[test]
+fn seeded_turns_are_spread_over_their_time() {
+    let (store, _) = open(&MemDisk::new());
+    let over = std::time::Duration::from_hours(24);
+    let plan = SeedPlan {
+        tenants: 4,
+        inboxes_of_tenant: 25,
+        messages_of_inbox: 0,
+        body_bytes: 0,
+        at: NOW,
+        wake_over: Some(over),
+    };
+    wait(store.seed(&plan, rng().as_ref())).expect("seeded");
+    let due = store.page::<DueRow>(&Scope::All, None, 500).expect("read");
+    let quarter = |n: u32| {
+        let (from, to) = (NOW.after(over / 4 * n), NOW.after(over / 4 * (n + 1)));
+        due.items
+            .iter()
+            .filter(|row| from <= row.at && row.at < to)
+            .count()
+    };
+    let quarters = [0, 1, 2, 3].map(quarter);
+    assert_eq!(quarters.iter().sum::<usize>(), 100, "{quarters:?}");
+    assert!(
+        quarters.iter().all(|rows| (20..=30).contains(rows)),
+        "{quarters:?}"
+    );
+    for row in due.items {
+        let DueWork::Warmup(tenant, inbox) = row.work else {
+            panic!("other work: {row:?}");
+        };
+        let inbox = store.existing::<Inbox>(&(tenant, inbox)).expect("read");
+        assert_eq!(inbox.wake_at, Some(row.at));
+    }
 }
 
 #[test]

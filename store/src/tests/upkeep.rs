@@ -17,6 +17,7 @@ fn plan() -> SeedPlan {
         messages_of_inbox: 3,
         body_bytes: 900,
         at: NOW,
+        wake_over: None,
     }
 }
 

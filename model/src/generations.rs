@@ -1,0 +1,120 @@
+//! A map of bounded size that keeps what is used: for what can be had again, at a price.
+
+use std::{borrow::Borrow, collections::BTreeMap};
+
+/// Two generations of entries. New ones go to the young; when it is full it becomes the old one, and the old one
+/// goes, with all that was not used since it was young. So a look-up moves nothing, and nothing is sorted by its age.
+#[derive(Debug, Clone)]
+pub struct Generations<K, V> {
+    size: usize,
+    young: BTreeMap<K, V>,
+    old: BTreeMap<K, V>,
+}
+
+/// Where an entry was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found<V> {
+    /// It stays for now.
+    Young(V),
+    /// It goes with the next turn, unless it is renewed.
+    Old(V),
+}
+
+// === impl Generations ===
+
+impl<K: Ord, V> Generations<K, V> {
+    /// Nothing yet, and never more than `size` entries in each generation.
+    pub const fn new(size: usize) -> Self {
+        Self {
+            size,
+            young: BTreeMap::new(),
+            old: BTreeMap::new(),
+        }
+    }
+
+    /// The entry of this key.
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<Found<&V>>
+    where
+        K: Borrow<Q>,
+    {
+        let young = self.young.get(key).map(Found::Young);
+        young.or_else(|| self.old.get(key).map(Found::Old))
+    }
+
+    /// Keeps an old entry for another generation.
+    pub fn renew<Q: Ord + ?Sized>(&mut self, key: &Q)
+    where
+        K: Borrow<Q>,
+    {
+        if let Some((key, value)) = self.old.remove_entry(key) {
+            self.insert(key, value);
+        }
+    }
+
+    /// Adds an entry.
+    pub fn insert(&mut self, key: K, value: V) {
+        if self.young.len() >= self.size {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, value);
+    }
+
+    /// Takes an entry out.
+    pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q)
+    where
+        K: Borrow<Q>,
+    {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+
+    /// Takes all out.
+    pub fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
+}
+
+impl<V> Found<V> {
+    /// What was found, and whether it has to be renewed.
+    pub fn parts(self) -> (V, bool) {
+        match self {
+            Self::Young(value) => (value, false),
+            Self::Old(value) => (value, true),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_renewed_stays_and_the_rest_goes() {
+        let mut kept = Generations::new(10);
+        for n in 0..100 {
+            kept.insert(n, n * 2);
+            if matches!(kept.get(&0), Some(Found::Old(_))) {
+                kept.renew(&0);
+            }
+        }
+        assert_eq!(
+            kept.get(&0).map(Found::parts).map(|(value, _)| *value),
+            Some(0)
+        );
+        assert_eq!(kept.get(&99), Some(Found::Young(&198)));
+        assert_eq!(kept.get(&50), None);
+        let count = (0..100).filter(|n| kept.get(n).is_some()).count();
+        assert!((11..=20).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn what_is_removed_is_gone_from_both() {
+        let mut kept = Generations::new(1);
+        kept.insert(1, ());
+        kept.insert(2, ());
+        kept.remove(&1);
+        kept.remove(&2);
+        assert_eq!((kept.get(&1), kept.get(&2)), (None, None));
+    }
+}
