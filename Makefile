@@ -4,7 +4,7 @@
 #   make test    everything: laws, crash laboratory, seeds, stories with real counterparts
 #   make check   format, lints, doctests, licences and bans
 #   make bench   measures, each beside its reference; writes benches/RESULTS.md (PART: only some)
-#   make soak    the crash laboratory and the seeds for longer (CUTS, KILLS, DAMAGES, N)
+#   make soak    all of the laboratories for hours, chunk by chunk; goes on where it was (KINDS, MINUTES, LANES)
 #   make seeds   the virtual world over N seeds
 #
 # The budgets of the stages, in seconds, sum up with a reserve of six minutes to the 45 of .ci/run.
@@ -23,10 +23,11 @@ BUDGET_SEEDS   := 300
 BUDGET_STORIES := 720
 
 # How much the crash laboratory and the virtual world do in one run.
-CUTS  ?= 20
-KILLS ?= 60
+CUTS    ?= 20
+KILLS   ?= 60
+NESTED  ?= 10
 DAMAGES ?= 100
-N     ?= 50
+N       ?= 50
 
 STORY  := package(inboxgrove-tests) & test(/^stories::/)
 SEED   := package(inboxgrove-tests) & test(/^seeds::/)
@@ -68,8 +69,10 @@ ci-build:
 laws:
 	@scripts/stage laws $(BUDGET_LAWS) $(NEXTEST) -E '$(LAW)'
 
+# More at a time than there are cores: the laboratories wait for a minute each.
 crash:
-	@GROVE_TESTS_CUTS=$(CUTS) GROVE_TESTS_KILLS=$(KILLS) GROVE_TESTS_DAMAGES=$(DAMAGES) scripts/stage crash $(BUDGET_CRASH) $(NEXTEST) --no-fail-fast -E '$(CRASH)'
+	@GROVE_TESTS_CUTS=$(CUTS) GROVE_TESTS_KILLS=$(KILLS) GROVE_TESTS_NESTED=$(NESTED) GROVE_TESTS_DAMAGES=$(DAMAGES) \
+		scripts/stage crash $(BUDGET_CRASH) $(NEXTEST) --no-fail-fast --test-threads 4 -E '$(CRASH)'
 
 seeds:
 	@GROVE_TESTS_SEEDS=$(N) scripts/stage seeds $(BUDGET_SEEDS) $(NEXTEST) --no-fail-fast -E '$(SEED)'
@@ -87,6 +90,6 @@ test: setup
 bench:
 	cargo run --release -p inboxgrove-benches -- $(PART)
 
-soak: setup build
-	@$(MAKE) crash CUTS=$(or $(SOAK_CUTS),1000) KILLS=$(or $(SOAK_KILLS),3000) DAMAGES=$(or $(SOAK_DAMAGES),10000) BUDGET_CRASH=86400
-	@$(MAKE) seeds N=$(or $(SOAK_SEEDS),1000) BUDGET_SEEDS=86400
+# Its state and its results are tests/SOAK.md. Fewer kinds: make soak KINDS="cuts kills" MINUTES=30
+soak: setup
+	scripts/soak --lanes $(or $(LANES),2) --minutes $(or $(MINUTES),0) $(if $(KINDS),--kinds "$(KINDS)")

@@ -11,11 +11,14 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
+use tokio::time::Instant;
 
-use crate::{client::Api, process::Running, programs, wait::eventually};
+use crate::{client::Api, process::Running, programs, wait::eventually_every};
 
 /// Ready within this time after any crash of a test's size; the promise is 2 s, a loaded machine is slower.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// A file is looked for, at no cost: the laboratory starts the daemon thousands of times.
+const READY_LOOK_EVERY: Duration = Duration::from_millis(5);
 /// The promise of the unit file: a drain ends within 25 s.
 pub const DRAIN_WITHIN: Duration = Duration::from_secs(25);
 /// Where the daemon writes what it has bound, in its data folder.
@@ -72,6 +75,9 @@ pub struct Bound {
     pub smtp: Option<String>,
     /// The admin socket's path.
     pub admin: Option<String>,
+    /// How long we waited for it.
+    #[serde(skip)]
+    pub waited: Duration,
 }
 
 /// A daemon that runs.
@@ -112,6 +118,11 @@ impl Daemon {
             .as_deref()
             .context("the daemon takes no mail in")?;
         smtp.parse().with_context(|| format!("no address: {smtp}"))
+    }
+
+    /// How long its last start took, until it had bound its addresses.
+    pub fn start_took(&self) -> Duration {
+        self.bound.waited
     }
 
     /// Its log so far.
@@ -193,20 +204,38 @@ pub fn spawn(settings: &Settings) -> Result<Running> {
 
 /// Waits until a daemon that was spawned is ready.
 pub async fn ready(settings: &Settings, running: &mut Running) -> Result<Bound> {
-    let found = eventually("the daemon to be ready", READY_WITHIN, async || {
-        if let Some(status) = running.ended()? {
-            bail!("the daemon has ended: {status}");
-        }
-        let Some(bound) = read_addresses(settings) else {
-            return Ok(None);
-        };
-        let answer = Api::new(&bound.api)?.get("/health/ready").await;
-        Ok(answer
-            .is_ok_and(|answer| answer.status.is_success())
-            .then_some(bound))
-    })
+    let from = Instant::now();
+    let mut api = None;
+    let found = eventually_every(
+        READY_LOOK_EVERY,
+        "the daemon to be ready",
+        READY_WITHIN,
+        async || {
+            if let Some(status) = running.ended()? {
+                bail!("the daemon has ended: {status}");
+            }
+            if api.is_none() {
+                let Some(mut bound) = read_addresses(settings) else {
+                    return Ok(None);
+                };
+                bound.waited = from.elapsed();
+                api = Some((Api::new(&bound.api)?, bound));
+            }
+            let Some((api, bound)) = &api else {
+                return Ok(None);
+            };
+            let answer = api.get("/health/ready").await;
+            let is_ready = answer.is_ok_and(|answer| answer.status.is_success());
+            Ok(is_ready.then(|| bound.clone()))
+        },
+    )
     .await;
     found.with_context(|| running.tail())
+}
+
+/// Whether a daemon that was spawned has bound its addresses: it is ready, or will be in a moment.
+pub fn has_bound(settings: &Settings) -> bool {
+    read_addresses(settings).is_some()
 }
 
 /// Writes the settings file of a daemon that somebody else will start; its path.

@@ -44,7 +44,7 @@ pub enum Acknowledgement {
     Made {
         /// The job.
         job: String,
-        /// All inboxes that were seen after it.
+        /// The inboxes that were seen after it, and not before.
         inboxes: Vec<Inbox>,
     },
 }
@@ -94,6 +94,15 @@ impl Journal {
     /// Those noted from this one on.
     pub fn since(&self, first: usize) -> Vec<Acknowledgement> {
         self.kept().acknowledged[first..].to_vec()
+    }
+
+    /// How many of a kind have been noted.
+    pub fn count(&self, is_of_it: impl Fn(&Acknowledgement) -> bool) -> usize {
+        let kept = self.kept();
+        kept.acknowledged
+            .iter()
+            .filter(|noted| is_of_it(noted))
+            .count()
     }
 
     /// Takes back what was noted after this many: the power was gone before it was said.

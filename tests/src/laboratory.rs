@@ -1,49 +1,45 @@
 //! The crash laboratory: a daemon under load whose process is killed, or whose disk loses power, again and again; after
 //! each start everything that was acknowledged is looked for through the API.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{mem, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::{
     addresses::Addresses,
-    client::{Inbox, state_of},
+    chance::Chance,
     daemon::{self, Daemon, Settings},
     disk::{FileSystem, PowerDisk},
     journal::{Acknowledgement, Journal},
-    load::{self, Ledger, Load, Parties},
+    load::{self, Ledger, Load, Parties, Writers},
+    looks::{Looks, Witnesses},
     name_server::{NameServer, absolute},
+    report::{Figures, Report},
     sink::Sink,
-    wait::eventually,
     world,
 };
 
-/// At the end all mail gets out: what is uncertain is tried again after a minute, and the sites take 32 letters a
-/// second together.
-const ALL_OUT_WITHIN: Duration = Duration::from_mins(4);
+/// At the end all mail gets out: what is uncertain is tried again after a minute, what was so twice or three times after
+/// two and four.
+const ALL_OUT_WITHIN: Duration = Duration::from_mins(10);
 /// The queue is looked at this often then.
 const QUEUE_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What the capped inbox may send a day.
 const CAP: usize = 40;
-/// Longest load before an accident.
-const LOAD_MS_MAX: u64 = 600;
-/// A start or a recovery is struck within this time: most are over sooner.
-const START_MS_MAX: u64 = 300;
-/// Letters whose bytes are read after each accident; at the end all are.
-const READ_AFTER_EACH: usize = 25;
-/// The window after SMTP's final dot: the sink has said 250, the daemon has not committed it yet. On a loaded machine
-/// a commit takes that long.
-const DOT_WINDOW: Duration = Duration::from_secs(2);
+/// An accident comes after up to so many acknowledgements, however fast the machine is …
+const ACKNOWLEDGED_MOST: u64 = 30;
+/// … and after so long at most: a lone writer who has inboxes made hears little.
+const LOAD_LONGEST: Duration = Duration::from_millis(600);
+/// The moment of an accident lies up to so long after an acknowledgement: several commits later.
+const MOMENT_LONGEST: Duration = Duration::from_millis(20);
+/// How often to look whether an accident is due.
+const DUE_LOOK_EVERY: Duration = Duration::from_millis(1);
+/// How much a start's length changes what is thought to be usual: one in so many.
+const USUAL_OF: u32 = 8;
 
 /// No limit stands in the way but the one under test.
 const SETTINGS: &str = r"
@@ -69,8 +65,28 @@ uncertain_minutes = 1
 pub enum Moment {
     /// While it works.
     UnderLoad,
-    /// While it starts on what an accident has left.
+    /// While it works, and then while it starts on what that has left.
     InRecovery,
+}
+
+/// What an accident is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accident {
+    /// The process is gone, its disk lives on.
+    Kill,
+    /// The power is gone.
+    Cut,
+}
+
+/// What a laboratory is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// The disk that can lose power; without one the daemon is killed.
+    pub disk: Option<FileSystem>,
+    /// How many write at the same time.
+    pub writers: Writers,
+    /// When the accidents happen.
+    pub seed: u64,
 }
 
 /// A laboratory with a daemon that runs. The daemon ends before the disk it writes to.
@@ -81,36 +97,28 @@ pub struct Laboratory {
     disk: Option<PowerDisk>,
     parties: Parties,
     ledger: Arc<Ledger>,
+    plan: Plan,
     chance: Chance,
-    accidents: Vec<Instant>,
-    checked: usize,
-    slowest_start: Duration,
+    looks: Looks,
+    loads: usize,
+    starts_since_look: usize,
+    /// How long a start takes, until its addresses are bound.
+    usual_start: Duration,
+    figures: Figures,
     started_at: Instant,
     _names: NameServer,
     _folder: TempDir,
 }
 
-/// What was found when all is over.
-#[derive(Debug, Clone)]
-pub struct Report {
-    accidents: usize,
-    accepted: usize,
-    received: usize,
-    jobs: usize,
-    delivered: usize,
-    duplicates: usize,
-    slowest_start: Duration,
-    refusals: BTreeMap<String, u64>,
-}
-
 impl Laboratory {
     /// A daemon on a plain folder, or on a disk that can lose power.
-    pub async fn new(file_system: Option<FileSystem>) -> Result<Self> {
+    pub async fn new(plan: Plan) -> Result<Self> {
         let folder = world::scratch_folder()?;
         let addresses = Addresses::of_this_process();
         let mut names = world::start_names(&folder, addresses).await?;
         publish_sites(&mut names, addresses).await?;
-        let disk = file_system
+        let disk = plan
+            .disk
             .map(|file_system| PowerDisk::new(folder.path(), file_system))
             .transpose()?;
         let mx_port = Addresses::free_port(&[addresses.mail_server(), addresses.inbound()])?;
@@ -131,284 +139,210 @@ impl Laboratory {
             more: SETTINGS.to_owned(),
         };
         let daemon = Daemon::start(settings).await?;
+        let usual_start = daemon.start_took();
         let parties = move_in(&daemon, &mut names, addresses).await?;
         Ok(Self {
             daemon,
             sink,
             disk,
+            looks: Looks::new(&parties)?,
             parties,
             ledger,
-            chance: Chance(0x2545_f491_4f6c_dd1d),
-            accidents: Vec::new(),
-            checked: 0,
-            slowest_start: Duration::ZERO,
+            plan,
+            chance: Chance::new(plan.seed),
+            loads: 0,
+            starts_since_look: 0,
+            usual_start,
+            figures: Figures::default(),
             started_at: Instant::now(),
             _names: names,
             _folder: folder,
         })
     }
 
-    /// One accident, one start, one look at what is there.
+    /// One accident or two, one start, one look at what is there.
     pub async fn trial(&mut self, moment: Moment) -> Result<()> {
-        let load = Load::start(&self.parties, &self.ledger);
-        sleep(self.chance.up_to(LOAD_MS_MAX)).await;
-        self.accident_under(load).await?;
+        let accident = match self.plan.disk {
+            Some(_) => Accident::Cut,
+            None => Accident::Kill,
+        };
+        self.accident_under_load(accident).await?;
         if moment == Moment::InRecovery {
-            self.accident_in_start().await?;
+            self.accident_in_start(accident).await?;
         }
-        self.start_again().await?;
-        self.look(READ_AFTER_EACH)
-            .await
-            .with_context(|| self.daemon.log_tail())
+        self.start_and_look().await
     }
 
-    /// Looks at everything once more, and stops the daemon in an orderly way.
+    /// A sequence of accidents, each in the start after the one before; then one start, one look at what is there.
+    /// On a disk that can lose power they are cuts and kills as it comes.
+    pub async fn sequence(&mut self, accidents: u64) -> Result<()> {
+        let accident = self.any_accident();
+        self.accident_under_load(accident).await?;
+        for _ in 1..accidents {
+            let accident = self.any_accident();
+            self.accident_in_start(accident).await?;
+        }
+        self.figures.sequences += 1;
+        self.start_and_look().await
+    }
+
+    /// A sequence's length by chance.
+    pub fn any_length(&mut self, from: u64, to: u64) -> u64 {
+        self.chance.between(from, to)
+    }
+
+    /// How many accidents have happened.
+    pub fn accidents(&self) -> usize {
+        self.figures.kills + self.figures.cuts
+    }
+
+    /// Lets all mail out, looks at everything once more, and stops the daemon in an orderly way.
     pub async fn finish(mut self) -> Result<Report> {
-        self.until_all_is_out()
-            .await
-            .with_context(|| self.daemon.log_tail())?;
-        self.checked = 0;
-        self.look(usize::MAX)
-            .await
-            .with_context(|| self.daemon.log_tail())?;
-        let status = self.daemon.stop().await?;
-        ensure!(
-            status.success(),
-            "the daemon did not stop well: {status}\n{}",
-            self.daemon.log_tail()
-        );
-        // No daemon runs: the command reads every frame and every row from the files themselves.
-        self.daemon.command(&["store", "verify"])?;
-        let noted = self.ledger.journal.since(0);
-        let count =
-            |kind: fn(&Acknowledgement) -> bool| noted.iter().filter(|noted| kind(noted)).count();
+        let trials_took = self.started_at.elapsed();
+        let ended = self.end().await;
+        ended.with_context(|| self.daemon.log_tail())?;
+        let count = |kind: fn(&Acknowledgement) -> bool| self.ledger.journal.count(kind);
         Ok(Report {
-            accidents: self.accidents.len(),
+            plan: self.plan,
+            figures: self.figures,
+            usual_start: self.usual_start,
             accepted: count(|noted| matches!(noted, Acknowledgement::Accepted { .. })),
             received: count(|noted| matches!(noted, Acknowledgement::Received { .. })),
             jobs: count(|noted| matches!(noted, Acknowledgement::Asked { .. })),
-            delivered: self.sink.by_subject().len(),
-            duplicates: self.sink.deliveries().len() - self.sink.by_subject().len(),
-            slowest_start: self.slowest_start,
-            refusals: self.ledger.refusals(),
+            delivered: self.sink.arrivals().len(),
+            doubts: self.looks.doubts(),
+            trials_took,
+            end_took: self.started_at.elapsed().saturating_sub(trials_took),
         })
     }
 
-    /// Every letter that was accepted leaves in the end: nothing is forgotten in the queue.
-    async fn until_all_is_out(&self) -> Result<()> {
-        let owed: BTreeSet<String> = self
-            .ledger
-            .journal
-            .since(0)
-            .into_iter()
-            .filter_map(|acknowledged| match acknowledged {
-                Acknowledgement::Accepted { subject, .. } => Some(subject),
-                _ => None,
-            })
-            .collect();
-        let missing = || {
-            let arrived = self.sink.by_subject();
-            let missing = owed
-                .iter()
-                .filter(|subject| !arrived.contains_key(*subject));
-            missing.cloned().collect::<Vec<_>>()
+    async fn end(&mut self) -> Result<()> {
+        let witnesses = Witnesses {
+            parties: &self.parties,
+            ledger: &self.ledger,
+            sink: &self.sink,
         };
-        eventually("all letters to be out", ALL_OUT_WITHIN, async || {
-            let all = missing().is_empty() && self.is_queue_empty().await?;
-            Ok(all.then_some(()))
-        })
-        .await
-        .with_context(|| format!("never left: {:?}", missing()))
-    }
-
-    /// Whether no letter waits for another try: one that is uncertain has one coming.
-    async fn is_queue_empty(&self) -> Result<bool> {
-        for inbox in self.parties.free.iter().chain([&self.parties.capped]) {
-            let path = format!("{}?limit=500", inbox.messages_path());
-            let messages = self.parties.account.all(&path).await?;
-            let waits = |message: &Value| {
-                ["queued", "attempting", "uncertain"].contains(&state_of(message))
-            };
-            if messages.iter().any(waits) {
-                // The lists are long, and what waits waits a minute.
-                sleep(QUEUE_LOOK_EVERY).await;
-                return Ok(false);
+        // Every letter that was accepted leaves in the end: nothing is forgotten in the queue.
+        let deadline = Instant::now() + ALL_OUT_WITHIN;
+        loop {
+            let on_their_way = self.looks.hear(witnesses, 1).await?;
+            if on_their_way.is_empty() {
+                break;
             }
+            ensure!(Instant::now() < deadline, "never left: {on_their_way:?}");
+            sleep(QUEUE_LOOK_EVERY).await;
         }
-        Ok(true)
+        self.looks.look_at_all(witnesses, 1).await?;
+        self.look_at_the_cap()?;
+        let status = self.daemon.stop().await?;
+        ensure!(status.success(), "the daemon did not stop well: {status}");
+        // No daemon runs: the command reads every frame and every row from the files themselves.
+        self.daemon.command(&["store", "verify"])?;
+        Ok(())
     }
 
-    async fn accident_under(&mut self, load: Load) -> Result<()> {
-        let Some(disk) = &mut self.disk else {
-            self.accidents.push(Instant::now());
+    fn any_accident(&mut self) -> Accident {
+        if self.disk.is_some() && self.chance.coin() {
+            Accident::Cut
+        } else {
+            Accident::Kill
+        }
+    }
+
+    async fn accident_under_load(&mut self, accident: Accident) -> Result<()> {
+        let load = Load::start_with(&self.parties, &self.ledger, self.plan.writers, self.loads);
+        self.loads += 1;
+        self.until_an_accident_is_due().await;
+        let (Accident::Cut, Some(disk)) = (accident, &mut self.disk) else {
+            self.figures.kills += 1;
             self.daemon.kill()?;
             return load.end().await;
         };
+        self.figures.cuts += 1;
         // From here on nothing that is said counts: the world outside is gone at the moment of the cut.
         let said = self.ledger.journal.len();
         self.sink.cut_off();
-        self.accidents.push(Instant::now());
         let photograph = disk.photograph()?;
         self.daemon.kill()?;
         load.end().await?;
-        self.ledger.journal.truncate(said)?;
+        self.ledger.power_went_after(said)?;
         disk.restore(photograph)?;
         self.sink.open();
         Ok(())
     }
 
-    async fn accident_in_start(&mut self) -> Result<()> {
+    async fn until_an_accident_is_due(&mut self) {
+        let acknowledged = self.ledger.journal.len();
+        let more = usize::try_from(self.chance.between(0, ACKNOWLEDGED_MOST)).unwrap_or(0);
+        let deadline = Instant::now() + LOAD_LONGEST;
+        while self.ledger.journal.len() < acknowledged + more && Instant::now() < deadline {
+            sleep(DUE_LOOK_EVERY).await;
+        }
+        sleep(self.chance.up_to(MOMENT_LONGEST)).await;
+    }
+
+    /// The moments of the accident cover all of the start.
+    async fn accident_in_start(&mut self, accident: Accident) -> Result<()> {
         let mut starting = daemon::spawn(self.daemon.settings())?;
-        sleep(self.chance.up_to(START_MS_MAX)).await;
+        self.starts_since_look += 1;
+        sleep(self.chance.up_to(self.usual_start)).await;
         ensure!(
             starting.ended()?.is_none(),
             "the daemon ended while it started:\n{}",
             starting.tail()
         );
-        self.accidents.push(Instant::now());
-        if let Some(disk) = &mut self.disk {
-            self.sink.cut_off();
-            let photograph = disk.photograph()?;
-            starting.kill()?;
-            disk.restore(photograph)?;
-            self.sink.open();
-        } else {
-            starting.kill()?;
+        self.figures.in_start += 1;
+        if !daemon::has_bound(self.daemon.settings()) {
+            self.figures.before_bound += 1;
         }
+        let (Accident::Cut, Some(disk)) = (accident, &mut self.disk) else {
+            self.figures.kills += 1;
+            return starting.kill();
+        };
+        self.figures.cuts += 1;
+        self.sink.cut_off();
+        let photograph = disk.photograph()?;
+        starting.kill()?;
+        disk.restore(photograph)?;
+        self.sink.open();
         Ok(())
     }
 
-    async fn start_again(&mut self) -> Result<()> {
-        let from = Instant::now();
+    async fn start_and_look(&mut self) -> Result<()> {
         self.daemon.start_again().await?;
-        self.slowest_start = self.slowest_start.max(from.elapsed());
+        let took = self.daemon.start_took();
+        self.starts_since_look += 1;
+        self.usual_start = (self.usual_start * (USUAL_OF - 1) + took) / USUAL_OF;
+        self.figures.slowest_start = self.figures.slowest_start.max(took);
         self.parties.account.api = self.daemon.api()?;
         self.parties.smtp = self.daemon.smtp()?;
-        Ok(())
-    }
-
-    /// Looks for what was acknowledged since the last look, and at every cap and every duplicate.
-    async fn look(&mut self, read_max: usize) -> Result<()> {
-        let owed = self.ledger.journal.since(self.checked);
-        let kept = Kept::fetch(&self.parties, &owed, &self.sink).await?;
-        let mut unread = read_max;
-        // The youngest first: they are the ones at risk.
-        for acknowledged in owed.iter().rev() {
-            self.look_for(acknowledged, &kept, &mut unread).await?;
-        }
-        self.look_at_the_cap()?;
-        self.look_at_duplicates()?;
-        self.checked = self.ledger.journal.len();
-        Ok(())
-    }
-
-    async fn look_for(
-        &self,
-        acknowledged: &Acknowledgement,
-        kept: &Kept,
-        unread: &mut usize,
-    ) -> Result<()> {
-        match acknowledged {
-            Acknowledgement::Accepted {
-                inbox,
-                message,
-                subject,
-                text,
-            } => {
-                let found = kept
-                    .message(inbox, subject)
-                    .with_context(|| format!("LOST: accepted {subject} {message}"))?;
-                ensure!(
-                    found["id"] == message.as_str(),
-                    "{subject} has another id: {found}"
-                );
-                kept.look_at_fate(subject, found)?;
-                self.read(inbox, found, text, unread).await
-            }
-            Acknowledgement::Received {
-                inbox,
-                subject,
-                text,
-            } => {
-                let found = kept
-                    .message(inbox, subject)
-                    .with_context(|| format!("LOST: received {subject}"))?;
-                self.read(inbox, found, text, unread).await
-            }
-            Acknowledgement::Asked { job } => {
-                let answer = self
-                    .parties
-                    .account
-                    .get(&format!("/api/v1/jobs/{job}"))
-                    .await?;
-                ensure!(
-                    answer.status.is_success(),
-                    "LOST: {job}: {} {}",
-                    answer.status,
-                    answer.body
-                );
-                ensure!(
-                    answer.body["state"] != "failed",
-                    "{job} failed: {}",
-                    answer.body
-                );
-                Ok(())
-            }
-            Acknowledgement::Made { job, inboxes } => {
-                let lost: Vec<&Inbox> = inboxes
-                    .iter()
-                    .filter(|inbox| !kept.inboxes.contains(&inbox.address))
-                    .collect();
-                ensure!(lost.is_empty(), "LOST: inboxes made by {job}: {lost:?}");
-                Ok(())
-            }
-        }
-    }
-
-    /// Reads a letter's bytes: all of it, or it is torn.
-    async fn read(
-        &self,
-        inbox: &Inbox,
-        found: &Value,
-        text: &str,
-        unread: &mut usize,
-    ) -> Result<()> {
-        if *unread == 0 {
-            return Ok(());
-        }
-        *unread -= 1;
-        let id = found["id"].as_str().context("a message has an id")?;
-        let raw = self.parties.account.raw(inbox, id).await?;
-        ensure!(
-            raw.text().contains(text),
-            "TORN: {id} is not what was acknowledged:\n{}",
-            raw.text()
-        );
-        Ok(())
+        let witnesses = Witnesses {
+            parties: &self.parties,
+            ledger: &self.ledger,
+            sink: &self.sink,
+        };
+        // The one that ran before the first accident since the last look has had its say, too.
+        let lives = 1 + mem::take(&mut self.starts_since_look);
+        let looked = self.looks.look(witnesses, lives).await;
+        looked
+            .and_then(|()| self.look_at_the_cap())
+            .with_context(|| self.daemon.log_tail())
     }
 
     /// What has left from the capped inbox, over all days that the laboratory has seen (a run may pass midnight).
     fn look_at_the_cap(&self) -> Result<()> {
-        let days = 2_usize.pow(u32::from(self.passed_midnight()));
-        let sender = format!("<{}>", self.parties.capped.address);
-        let left: BTreeSet<String> = self
-            .sink
-            .deliveries()
-            .into_iter()
-            .filter(|delivery| delivery.mail_from.contains(&sender))
-            .map(|delivery| delivery.subject)
-            .collect();
+        let most = CAP * 2_usize.pow(u32::from(self.passed_midnight()));
+        let capped = &self.parties.capped;
+        let left = self.sink.subjects_from(&capped.address).len();
         ensure!(
-            left.len() <= CAP * days,
-            "CAP EXCEEDED: {} letters left instead of {CAP} a day",
-            left.len()
+            left <= most,
+            "CAP EXCEEDED: {left} letters left instead of {CAP} a day"
         );
-        let accepted = self.ledger.journal.since(0).into_iter().filter(
-            |noted| matches!(noted, Acknowledgement::Accepted { inbox, .. } if inbox.id == self.parties.capped.id),
+        let accepted = self.ledger.journal.count(
+            |noted| matches!(noted, Acknowledgement::Accepted { inbox, .. } if inbox.id == capped.id),
         );
-        let accepted = accepted.count();
         ensure!(
-            accepted <= CAP * days,
+            accepted <= most,
             "CAP EXCEEDED: {accepted} letters accepted instead of {CAP} a day"
         );
         Ok(())
@@ -427,123 +361,6 @@ impl Laboratory {
                 .map_or(0, |since| since.as_secs() / 86_400)
         };
         day(now) != day(then)
-    }
-
-    /// A letter may come twice only when an accident fell between the sink's 250 and the daemon's commit of it.
-    fn look_at_duplicates(&self) -> Result<()> {
-        for (subject, deliveries) in self.sink.by_subject() {
-            for (earlier, later) in deliveries.iter().zip(deliveries.iter().skip(1)) {
-                let excused = self.accidents.iter().any(|accident| {
-                    *accident + DOT_WINDOW >= earlier.at
-                        && earlier.at + DOT_WINDOW >= *accident
-                        && later.at > *accident
-                });
-                ensure!(
-                    excused,
-                    "DUPLICATE outside of the window: {subject} {deliveries:?} {:?}",
-                    self.accidents
-                );
-            }
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} accidents; acknowledged: {} accepted, {} received, {} jobs: none lost, none torn; {} letters delivered, \
-             {} of them twice, all in the window after the final dot; slowest start {} ms; refusals {:?}",
-            self.accidents,
-            self.accepted,
-            self.received,
-            self.jobs,
-            self.delivered,
-            self.duplicates,
-            self.slowest_start.as_millis(),
-            self.refusals
-        )
-    }
-}
-
-/// What the API shows after an accident.
-struct Kept {
-    messages: BTreeMap<(String, String), Value>,
-    /// Subjects of what has arrived, counted after the messages were asked for.
-    arrived: BTreeSet<String>,
-    inboxes: BTreeSet<String>,
-}
-
-impl Kept {
-    async fn fetch(parties: &Parties, owed: &[Acknowledgement], sink: &Sink) -> Result<Self> {
-        let with_letters: BTreeMap<&str, &Inbox> = owed
-            .iter()
-            .filter_map(|acknowledged| match acknowledged {
-                Acknowledgement::Accepted { inbox, .. }
-                | Acknowledgement::Received { inbox, .. } => Some((inbox.id.as_str(), inbox)),
-                Acknowledgement::Asked { .. } | Acknowledgement::Made { .. } => None,
-            })
-            .collect();
-        let mut messages = BTreeMap::new();
-        for (id, inbox) in with_letters {
-            for message in parties
-                .account
-                .all(&format!("{}?limit=500", inbox.messages_path()))
-                .await?
-            {
-                let subject = message["subject"].as_str().unwrap_or_default().to_owned();
-                let twin = messages.insert((id.to_owned(), subject.clone()), message);
-                ensure!(twin.is_none(), "{subject} is in {} twice", inbox.address);
-            }
-        }
-        let arrived = sink.by_subject().into_keys().collect();
-        let inboxes = parties.account.inboxes(&parties.domain).await?;
-        let addresses: BTreeSet<String> =
-            inboxes.iter().map(|inbox| inbox.address.clone()).collect();
-        ensure!(
-            addresses.len() == inboxes.len(),
-            "two inboxes have one address: {inboxes:?}"
-        );
-        Ok(Self {
-            messages,
-            arrived,
-            inboxes: addresses,
-        })
-    }
-
-    /// Nothing in this world refuses mail: a letter is on its way, or it has arrived.
-    fn look_at_fate(&self, subject: &str, found: &Value) -> Result<()> {
-        match state_of(found) {
-            "queued" | "attempting" | "uncertain" => Ok(()),
-            "delivered" => {
-                let arrived = self.arrived.contains(subject);
-                ensure!(
-                    arrived,
-                    "{subject} is said to be delivered, and never was: {found}"
-                );
-                Ok(())
-            }
-            other => anyhow::bail!("{subject} is {other}: {found}"),
-        }
-    }
-
-    fn message(&self, inbox: &Inbox, subject: &str) -> Option<&Value> {
-        self.messages.get(&(inbox.id.clone(), subject.to_owned()))
-    }
-}
-
-/// When accidents happen: the same in every run, as far as a machine allows.
-#[derive(Debug)]
-struct Chance(u64);
-
-impl Chance {
-    /// Marsaglia's xorshift: even enough to strike at all moments.
-    fn up_to(&mut self, ms_max: u64) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        Duration::from_millis(self.0 % (ms_max + 1))
     }
 }
 

@@ -2,8 +2,9 @@
 //! the crash laboratory (disks that lose power, a load that journals what was acknowledged).
 //!
 //! Reading order: `checkout`, `programs`, `process` and `janitor` say where things are, how they run and how they end; `world` puts a story
-//! together from `addresses`, `name_server`, `mail_server`, `daemon`, `client` and `peers`; `disk`, `journal`, `load` and
-//! `laboratory` are the crash laboratory, `damages` the one for files that rot. `virtual_world` needs none of them: it is the tree alone, in simulated time.
+//! together from `addresses`, `name_server`, `mail_server`, `daemon`, `client` and `peers`; `disk`, `journal`, `load`,
+//! `fates`, `looks` and `laboratory` are the crash laboratory, `damages` the one for files that rot. `virtual_world` needs none of them: it is
+//! the tree alone, in simulated time.
 
 pub mod checkout;
 pub mod programs;
@@ -30,15 +31,25 @@ pub mod daemon;
 
 pub mod world;
 
+pub mod chance;
+
 pub mod disk;
 
 pub mod journal;
+
+pub mod fates;
 
 pub mod sink;
 
 pub mod letterbox;
 
 pub mod load;
+
+pub mod event_reader;
+
+mod looks;
+
+pub mod report;
 
 pub mod laboratory;
 

@@ -2,10 +2,10 @@
 //! has inboxes made. Each journals what was acknowledged; each ends when the daemon is gone or the load is told to.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -23,13 +23,16 @@ use crate::{
 };
 
 /// Customers' programs that send at the same time.
-const SENDERS: usize = 4;
+const SENDERS: usize = 5;
 /// Mail servers that customers write to. Each is a site with a pace of its own: a new one takes a letter a second.
-pub const SITES: u64 = 32;
+pub const SITES: u64 = 64;
 /// Strangers' servers that write at the same time.
 const STRANGERS: usize = 2;
 /// Lines of a letter: some are longer than a page of the disk.
 const LINES_MAX: u64 = 120;
+
+/// All parties of a load: the senders, the strangers, and one who has inboxes made.
+const PARTIES: usize = SENDERS + STRANGERS + 1;
 
 /// A refused party tries again soon, but leaves the processor to the others.
 const AFTER_REFUSAL: Duration = Duration::from_millis(20);
@@ -51,6 +54,15 @@ pub struct Parties {
     pub strangers: IpAddr,
 }
 
+/// How many write at the same time. A lone writer's commits go to disk one by one, those of many in groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writers {
+    /// One; which one changes from load to load.
+    One,
+    /// All of them.
+    Eight,
+}
+
 /// A load that runs.
 #[derive(Debug)]
 pub struct Load {
@@ -64,6 +76,8 @@ pub struct Ledger {
     /// What was acknowledged.
     pub journal: Journal,
     letters: AtomicU64,
+    /// Inboxes that were noted as made: each is owed once.
+    made: Mutex<BTreeSet<String>>,
     refusals: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -73,8 +87,28 @@ impl Ledger {
         Self {
             journal,
             letters: AtomicU64::new(0),
+            made: Mutex::default(),
             refusals: Mutex::default(),
         }
+    }
+
+    /// The power went when so many things had been acknowledged: nothing after them was said.
+    pub fn power_went_after(&self, acknowledged: usize) -> Result<()> {
+        self.made().clear();
+        self.journal.truncate(acknowledged)
+    }
+
+    /// Those of these inboxes that nobody has noted yet.
+    fn not_noted(&self, inboxes: Vec<Inbox>) -> Vec<Inbox> {
+        let mut made = self.made();
+        inboxes
+            .into_iter()
+            .filter(|inbox| made.insert(inbox.address.clone()))
+            .collect()
+    }
+
+    fn made(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.made.lock().expect("nobody panics while counting")
     }
 
     /// How often the daemon refused, by its words.
@@ -109,36 +143,30 @@ impl Ledger {
 impl Load {
     /// Starts all parties.
     pub fn start(parties: &Parties, ledger: &Arc<Ledger>) -> Self {
+        Self::start_with(parties, ledger, Writers::Eight, 0)
+    }
+
+    /// Starts these; a lone one by its turn.
+    pub fn start_with(
+        parties: &Parties,
+        ledger: &Arc<Ledger>,
+        writers: Writers,
+        turn: usize,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        for number in 0..SENDERS {
-            let free = parties.free[number % parties.free.len()].clone();
-            // One of them asks for more than it may.
-            let inbox = if number == 0 {
-                parties.capped.clone()
-            } else {
-                free
-            };
-            tasks.spawn(until(
-                stopped.clone(),
-                send(parties.account.clone(), inbox, ledger.clone()),
-            ));
+        let numbers = match writers {
+            // Not the first: it is refused most of the time.
+            Writers::One => {
+                let lone = 1 + turn % (PARTIES - 1);
+                lone..lone + 1
+            }
+            Writers::Eight => 0..PARTIES,
+        };
+        for number in numbers {
+            let party = party(number, parties.clone(), ledger.clone());
+            tasks.spawn(until(stopped.clone(), party));
         }
-        for number in 0..STRANGERS {
-            let inbox = parties.free[number % parties.free.len()].clone();
-            tasks.spawn(until(
-                stopped.clone(),
-                write(parties.clone(), inbox, ledger.clone()),
-            ));
-        }
-        tasks.spawn(until(
-            stopped,
-            make(
-                parties.account.clone(),
-                parties.domain.clone(),
-                ledger.clone(),
-            ),
-        ));
         Self { stop, tasks }
     }
 
@@ -171,6 +199,18 @@ impl std::error::Error for Nonsense {}
 /// The domain behind a mail server.
 pub fn site(number: u64) -> String {
     format!("s{number}.{POST}")
+}
+
+/// What a party does until it is stopped or the daemon is gone.
+async fn party(number: usize, parties: Parties, ledger: Arc<Ledger>) -> Result<()> {
+    let free = parties.free[number % parties.free.len()].clone();
+    match number {
+        // One of them asks for more than it may.
+        0 => send(parties.account, parties.capped, ledger).await,
+        sender if sender < SENDERS => send(parties.account, free, ledger).await,
+        stranger if stranger < SENDERS + STRANGERS => write(parties, free, ledger).await,
+        _ => make(parties.account, parties.domain, ledger).await,
+    }
 }
 
 async fn until(
@@ -267,7 +307,7 @@ async fn make(account: Account, domain: Domain, ledger: Arc<Ledger>) -> Result<(
         while account.job(&job).await?["state"] != "done" {
             sleep(AFTER_REFUSAL).await;
         }
-        let inboxes = account.inboxes(&domain).await?;
+        let inboxes = ledger.not_noted(account.inboxes(&domain).await?);
         ledger
             .journal
             .note(Acknowledgement::Made { job, inboxes })?;

@@ -2,7 +2,7 @@
 //! daemon takes back. It can be cut off at once, as by a power cut.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -13,8 +13,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
-    time::Instant,
 };
+
+use crate::fates::Arrivals;
 
 /// What it offers.
 const EHLO: &str = "250-sink.post.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 10485760";
@@ -26,8 +27,6 @@ pub struct Delivery {
     pub subject: String,
     /// The envelope's sender.
     pub mail_from: String,
-    /// When.
-    pub at: Instant,
 }
 
 /// The mail server.
@@ -76,16 +75,23 @@ impl Sink {
         locked(&self.deliveries).clone()
     }
 
-    /// The deliveries of each subject.
-    pub fn by_subject(&self) -> BTreeMap<String, Vec<Delivery>> {
-        let mut by_subject: BTreeMap<String, Vec<Delivery>> = BTreeMap::new();
-        for delivery in self.deliveries() {
-            by_subject
-                .entry(delivery.subject.clone())
-                .or_default()
-                .push(delivery);
+    /// How often each subject has arrived.
+    pub fn arrivals(&self) -> Arrivals {
+        let mut arrivals = Arrivals::new();
+        for delivery in locked(&self.deliveries).iter() {
+            *arrivals.entry(delivery.subject.clone()).or_default() += 1;
         }
-        by_subject
+        arrivals
+    }
+
+    /// The subjects that have arrived from this sender.
+    pub fn subjects_from(&self, sender: &str) -> BTreeSet<String> {
+        let from = format!("<{sender}>");
+        let deliveries = locked(&self.deliveries);
+        let theirs = deliveries
+            .iter()
+            .filter(|delivery| delivery.mail_from.contains(&from));
+        theirs.map(|delivery| delivery.subject.clone()).collect()
     }
 }
 
@@ -145,7 +151,6 @@ async fn serve(stream: TcpStream, deliveries: &Mutex<Vec<Delivery>>) -> Result<(
                 locked(deliveries).push(Delivery {
                     subject,
                     mail_from: mail_from.clone(),
-                    at: Instant::now(),
                 });
                 say(&mut stream, "250 2.0.0 taken").await?;
             }

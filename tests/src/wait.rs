@@ -12,6 +12,16 @@ const PAUSE: Duration = Duration::from_millis(120);
 pub async fn eventually<T>(
     what: &str,
     within: Duration,
+    question: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    eventually_every(PAUSE, what, within, question).await
+}
+
+/// As [`eventually`], with a pause of one's own between two questions.
+pub async fn eventually_every<T>(
+    pause: Duration,
+    what: &str,
+    within: Duration,
     mut question: impl AsyncFnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let deadline = Instant::now() + within;
@@ -25,6 +35,6 @@ pub async fn eventually<T>(
         if Instant::now() >= deadline {
             bail!("waited {} s for {what}", within.as_secs());
         }
-        sleep(PAUSE).await;
+        sleep(pause).await;
     }
 }
