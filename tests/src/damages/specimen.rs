@@ -342,6 +342,7 @@ fn seed(store: &Store, tenants: u32, seed: u64) -> Result<Seeded> {
         messages_of_inbox: 3,
         body_bytes: 1200,
         at: NOW,
+        wake_over: None,
     };
     Ok(wait(store.seed(&plan, &SeededRng::new(seed)))??)
 }
