@@ -183,7 +183,7 @@ fn caller(
     batch.put(&User {
         id: user,
         tenant,
-        email: format!("owner@{tenant}.example").parse()?,
+        email: format!("{tenant}@company.example").parse()?,
         password_hash: Default::default(),
         role: Role::Owner,
         created_at: now,

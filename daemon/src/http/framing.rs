@@ -73,15 +73,21 @@ impl Framing {
                 }
                 State::Head(head) => {
                     let known = head.len();
-                    head.extend_from_slice(bytes);
-                    let Some(end) = head_end(head, known) else {
-                        if head.len() > HEAD_BYTES_MAX {
-                            self.state = State::Done;
-                        }
-                        return Seen::Fine;
+                    // A head nearly always comes in one piece: then nothing is copied.
+                    let at_once = if known == 0 { head_end(bytes, 0) } else { None };
+                    let (lengths, used) = if let Some(end) = at_once {
+                        (Lengths::of(&bytes[..end]), end)
+                    } else {
+                        head.extend_from_slice(bytes);
+                        let Some(end) = head_end(head, known) else {
+                            if head.len() > HEAD_BYTES_MAX {
+                                self.state = State::Done;
+                            }
+                            return Seen::Fine;
+                        };
+                        (Lengths::of(&head[..end]), end - known)
                     };
-                    let lengths = Lengths::of(&head[..end]);
-                    bytes = &bytes[end - known..];
+                    bytes = &bytes[used..];
                     self.state = lengths.body();
                     if lengths.ambiguous() {
                         return Seen::Ambiguous;
@@ -136,12 +142,16 @@ fn head_end(head: &[u8], known: usize) -> Option<usize> {
     let start = head
         .iter()
         .position(|byte| !matches!(byte, b'\r' | b'\n'))?;
-    let from = known.saturating_sub(3).max(start);
-    (from..head.len()).find_map(|at| match &head[at..] {
-        [b'\n', b'\n', ..] => Some(at + 2),
-        [b'\n', b'\r', b'\n', ..] => Some(at + 3),
-        _ => None,
-    })
+    let mut at = known.saturating_sub(3).max(start);
+    while let Some(line) = head[at..].iter().position(|byte| *byte == b'\n') {
+        at += line + 1;
+        match &head[at..] {
+            [b'\n', ..] => return Some(at + 1),
+            [b'\r', b'\n', ..] => return Some(at + 2),
+            _ => {}
+        }
+    }
+    None
 }
 
 #[cfg(test)]

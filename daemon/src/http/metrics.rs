@@ -1,7 +1,8 @@
 //! What the edge counts. Labels are routes, never paths: ids must not become time series.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -21,6 +22,14 @@ pub(crate) struct HttpMetrics {
     registry: Mutex<Registry>,
     requests: Family<Answered, Counter>,
     seconds: Family<Route, Histogram>,
+    /// What was looked up there once, by route: an answer is counted without making labels.
+    known: RwLock<BTreeMap<String, Arc<Counted>>>,
+}
+
+/// The series of one route.
+struct Counted {
+    seconds: Histogram,
+    requests: RwLock<BTreeMap<(&'static str, u16), Counter>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,6 +52,7 @@ impl HttpMetrics {
             registry: Mutex::new(Registry::with_prefix("inboxgrove_http")),
             requests: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            known: RwLock::default(),
         };
         {
             let mut registry = metrics
@@ -58,18 +68,43 @@ impl HttpMetrics {
 
     /// Counts an answer.
     pub(crate) fn count(&self, method: &str, route: &str, status: u16, took: Duration) {
-        let answered = Answered {
-            method: known(method).to_owned(),
-            route: route.to_owned(),
-            status,
+        let counted = self.counted(route);
+        counted.seconds.observe(took.as_secs_f64());
+        let (method, requests) = (known(method), &counted.requests);
+        let series = {
+            let requests = requests.read().unwrap_or_else(PoisonError::into_inner);
+            requests.get(&(method, status)).cloned()
         };
-        let route = Route {
-            route: route.to_owned(),
+        let series = series.unwrap_or_else(|| {
+            let answered = Answered {
+                method: method.to_owned(),
+                route: route.to_owned(),
+                status,
+            };
+            let series = self.requests.get_or_create(&answered).clone();
+            let mut requests = requests.write().unwrap_or_else(PoisonError::into_inner);
+            requests.insert((method, status), series.clone());
+            series
+        });
+        series.inc();
+    }
+
+    fn counted(&self, route: &str) -> Arc<Counted> {
+        let counted = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            known.get(route).cloned()
         };
-        self.requests.get_or_create(&answered).inc();
-        self.seconds
-            .get_or_create(&route)
-            .observe(took.as_secs_f64());
+        counted.unwrap_or_else(|| {
+            let label = Route {
+                route: route.to_owned(),
+            };
+            let fresh = Counted {
+                seconds: self.seconds.get_or_create(&label).clone(),
+                requests: RwLock::default(),
+            };
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(known.entry(label.route).or_insert_with(|| Arc::new(fresh)))
+        })
     }
 
     /// OpenMetrics text: ours after the text of the tree.
@@ -84,11 +119,10 @@ impl HttpMetrics {
 // === free functions ===
 
 /// A client may invent methods; time series are not made of them.
-fn known(method: &str) -> &str {
-    match method {
-        "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" => method,
-        _ => "other",
-    }
+fn known(method: &str) -> &'static str {
+    const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    let found = METHODS.into_iter().find(|known| *known == method);
+    found.unwrap_or("other")
 }
 
 #[cfg(test)]
@@ -98,7 +132,9 @@ mod tests {
     #[test]
     fn two_texts_become_one() {
         let metrics = HttpMetrics::new();
-        metrics.count("GET", "/health", 200, Duration::from_millis(2));
+        for _ in 0..3 {
+            metrics.count("GET", "/health", 200, Duration::from_millis(2));
+        }
         metrics.count("BREW", "/health", 405, Duration::from_millis(2));
         let text = metrics.text("# HELP other\n# EOF\n");
         assert_eq!(text.matches(EOF).count(), 1);
@@ -109,5 +145,11 @@ mod tests {
             ),
             "{text}"
         );
+        for count in [
+            r#"requests_total{method="GET",route="/health",status="200"} 3"#,
+            r#"request_seconds_count{route="/health"} 4"#,
+        ] {
+            assert!(text.contains(count), "{text}");
+        }
     }
 }
