@@ -107,7 +107,7 @@ impl Running {
 
     /// How many due rows the daemon has handed out since it started.
     pub(crate) async fn woken(&self) -> Result<f64> {
-        const NAME: &str = "inboxgrove_due_woken_total ";
+        const NAME: &str = "inboxgrove_due_rows_woken_total ";
         let mut client = Client::nobody(self.installation.api).await?;
         let text = client.page("/metrics").await?;
         let line = text.lines().find_map(|line| line.strip_prefix(NAME));
