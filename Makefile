@@ -92,4 +92,4 @@ bench:
 
 # Its state and its results are tests/SOAK.md. Fewer kinds: make soak KINDS="cuts kills" MINUTES=30
 soak: setup
-	scripts/soak --lanes $(or $(LANES),2) --minutes $(or $(MINUTES),0) $(if $(KINDS),--kinds "$(KINDS)")
+	scripts/soak --lanes $(or $(LANES),3) --minutes $(or $(MINUTES),0) $(if $(KINDS),--kinds "$(KINDS)")

@@ -234,6 +234,11 @@ impl Laboratory {
         }
         self.looks.look_at_all(witnesses, 1).await?;
         self.look_at_the_cap()?;
+        let broken = self.looks.doubts().broken;
+        ensure!(
+            self.disk.is_some() || broken == 0,
+            "{broken} connections broke after the dot, and only the power breaks one here"
+        );
         let status = self.daemon.stop().await?;
         ensure!(status.success(), "the daemon did not stop well: {status}");
         // No daemon runs: the command reads every frame and every row from the files themselves.

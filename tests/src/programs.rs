@@ -82,7 +82,7 @@ pub fn is_root() -> bool {
 /// For what only root can do.
 pub fn demand_root(what: &str) -> Result<()> {
     if !is_root() {
-        bail!("{what} needs root: run make test as root, or leave it out by CUTS=0");
+        bail!("{what} needs root: run make test as root, or leave it out by CUTS=0 NESTED=0");
     }
     Ok(())
 }
