@@ -24,12 +24,16 @@ use crate::{
     directory::{self, Address, Letter},
     domain::DomainMsg,
     inbox::InboxMsg,
+    mailbox::{Own, Told},
     notifier::NotifierMsg,
     tenant::TenantMsg,
 };
 
 /// Wake-ups under way at once: enough to keep the committer's groups full, few enough to leave letters free.
 const UNDER_WAY_MAX: usize = 256;
+/// Rows handed out and not done, those that wait for another try included, at some 150 bytes each. Beyond it the
+/// clock waits for the oldest of them.
+const HANDED_MAX: usize = 65_536;
 /// A row that is still there this long after its actor was woken is offered again.
 const AGAIN_AFTER: Duration = Duration::from_mins(1);
 /// The high-water mark of policy time is stored this often (in policy time): what a crash may set it back.
@@ -69,7 +73,7 @@ enum Handed {
 // === impl Actor for Clock ===
 
 impl Actor for Clock {
-    type Msg = ClockMsg;
+    type Msg = Told<ClockMsg>;
     type State = ClockState;
     type Arguments = Cx;
 
@@ -84,8 +88,9 @@ impl Actor for Clock {
             .get::<PolicyMark>(&())?
             .map_or(PolicyTime::default(), |mark| mark.at);
         let nudge = Nudge::default();
+        let me = cx.clock.own(me);
         watch_commits(&cx, nudge.clone(), me.clone(), ClockMsg::Tick);
-        me.send_message(ClockMsg::Tick(cx.ports.activity.begin()))?;
+        me.tell(ClockMsg::Tick(cx.ports.activity.begin()));
         Ok(ClockState {
             cx,
             lease,
@@ -100,10 +105,11 @@ impl Actor for Clock {
     async fn handle(
         &self,
         me: ActorRef<Self::Msg>,
-        message: Self::Msg,
+        told: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        match message {
+        let me = state.cx.clock.own(me);
+        match told.msg {
             ClockMsg::Tick(_busy) => {
                 state.nudge.heard();
                 state.mark().await;
@@ -173,7 +179,7 @@ impl ClockState {
     }
 
     /// Hands out what is due and not handed out, then sets the timer to what comes next.
-    fn look(&mut self, me: &ActorRef<ClockMsg>) -> Result<(), ActorProcessingErr> {
+    fn look(&mut self, me: &Own<ClockMsg>) -> Result<(), ActorProcessingErr> {
         if self.cx.draining() {
             return Ok(());
         }
@@ -182,10 +188,16 @@ impl ClockState {
         self.handed
             .retain(|_, handed| !matches!(handed, Handed::Until(at) if *at <= mono));
         let mut under_way = self.under_way();
-        self.backlog = under_way >= UNDER_WAY_MAX;
+        // While memory is short due work waits on disk; the timer looks again.
+        let room = if self.cx.memory.is_short() || self.handed.len() >= HANDED_MAX {
+            0
+        } else {
+            UNDER_WAY_MAX
+        };
+        self.backlog = under_way >= room;
         let mut after: Option<Vec<u8>> = None;
         let mut retry: Option<Instant> = None;
-        'pages: while under_way < UNDER_WAY_MAX {
+        'pages: while under_way < room {
             let (page, damaged) = self.cx.store.sound_page::<DueRow>(
                 &Scope::Before(now),
                 after.as_deref(),
@@ -206,7 +218,7 @@ impl ClockState {
                 self.handed.insert(row.clone(), Handed::UnderWay);
                 self.wake(row, me.clone());
                 under_way += 1;
-                if under_way >= UNDER_WAY_MAX {
+                if under_way >= room || self.handed.len() >= HANDED_MAX {
                     self.backlog = true;
                     break 'pages;
                 }
@@ -219,7 +231,7 @@ impl ClockState {
         self.set_timer(now, retry, me)
     }
 
-    fn wake(&self, row: DueRow, me: ActorRef<ClockMsg>) {
+    fn wake(&self, row: DueRow, me: Own<ClockMsg>) {
         self.cx.metrics.due_woken.inc();
         let cx = Arc::clone(&self.cx);
         self.cx.spawn(async move {
@@ -227,7 +239,7 @@ impl ClockState {
                 tracing::warn!(?row, %why, "due work was not done; it is offered again");
             }
             // A clock that is gone has ended the process already.
-            drop(me.send_message(ClockMsg::Woken(row)));
+            me.tell(ClockMsg::Woken(row));
         });
     }
 
@@ -235,7 +247,7 @@ impl ClockState {
         &mut self,
         now: PolicyTime,
         retry: Option<Instant>,
-        me: &ActorRef<ClockMsg>,
+        me: &Own<ClockMsg>,
     ) -> Result<(), ActorProcessingErr> {
         let beyond = PolicyTime::from_millis(i64::MAX);
         let (coming, _) = self
@@ -258,7 +270,7 @@ impl ClockState {
                 () = again => {}
             }
             // A clock that is gone has ended the process already.
-            drop(me.send_message(ClockMsg::Tick(activity.begin())));
+            me.tell(ClockMsg::Tick(activity.begin()));
         });
         self.timer = Some(timer.abort_handle());
         Ok(())
@@ -286,10 +298,6 @@ async fn carry(cx: &Cx, row: DueRow) -> Result<(), crate::Refusal> {
             })
             .await
         }
-        DueWork::Notice(_) => {
-            cx.notifier
-                .ask("the notifier", |reply| NotifierMsg::Due(row, reply))
-                .await
-        }
+        DueWork::Notice(_) => cx.notifier.ask(|reply| NotifierMsg::Due(row, reply)).await,
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -16,13 +16,20 @@ use inboxgrove_model::{
     ports::{Busy, Ports},
 };
 use inboxgrove_store::Store;
-use ractor::{ActorRef, ActorStatus};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    directory::DirectoryMsg, metrics::Metrics, notifier::NotifierMsg, outbound::OutboundMsg,
-    refusal::Refusal, rules::Rules, vault::VaultMsg,
+    clock::ClockMsg,
+    directory::DirectoryMsg,
+    mailbox::{Door, Own},
+    memory::Memory,
+    metrics::Metrics,
+    notifier::{Notices, NotifierMsg},
+    outbound::OutboundMsg,
+    refusal::Refusal,
+    rules::Rules,
+    vault::VaultMsg,
 };
 
 /// Where an answer goes. The asker may have gone away: then it is dropped.
@@ -33,6 +40,16 @@ pub(crate) type Cx = Arc<Context>;
 
 /// Letters under way at once, over all actors. Each holds a few hundred bytes: 4,096 are a megabyte or two.
 pub(crate) const LETTERS_MAX: usize = 4096;
+/// Questions and orders that may lie before one service at once. Its own tasks' news come beside them: they are
+/// bounded where the tasks are started.
+const SERVICE_LETTERS_MAX: usize = 1024;
+/// Letters that may lie before the directory at once: all that may be under way, and room for operators.
+const DIRECTORY_LETTERS_MAX: usize = LETTERS_MAX + 64;
+/// Looks at the DNS of domains at once. Each asks some ten names at every server: more only wait for each other.
+const LOOKS_MAX: usize = 128;
+/// Looks that may wait for their turn, each with its domain awake: some 50 MB. Beyond it a person is told to come
+/// again, and due work is offered again.
+const LOOKS_WAITING_MAX: usize = 4096;
 /// How long a question to an actor may take before its asker gives up. A commit takes milliseconds; the
 /// longest handlers wait for one RSA key (about 200 ms) or a queue of commits.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,6 +70,17 @@ pub(crate) struct Context {
     pub(crate) vault: Door<VaultMsg>,
     pub(crate) outbound: Door<OutboundMsg>,
     pub(crate) notifier: Door<NotifierMsg>,
+    pub(crate) clock: Door<ClockMsg>,
+    /// What the notifier has still to write down. It outlives the notifier.
+    pub(crate) notices: Notices,
+    /// How much memory is in use, and what follows from it.
+    pub(crate) memory: Memory,
+    /// Looks at the DNS of domains that may be under way at once.
+    pub(crate) looks: Arc<Semaphore>,
+    /// Those and the ones that wait for their turn.
+    pub(crate) look_queue: Arc<Semaphore>,
+    /// Connections to mail servers that may be open at once, over all sites.
+    pub(crate) connections: Arc<Semaphore>,
     fatal: watch::Sender<Option<String>>,
     draining: AtomicBool,
 }
@@ -63,16 +91,16 @@ pub(crate) struct Nudge {
     waiting: Arc<AtomicBool>,
 }
 
-/// The door to a service actor. It stays when the actor behind it is restarted.
-pub(crate) struct Door<M: Send + 'static> {
-    behind: RwLock<Option<ActorRef<M>>>,
-}
-
 // === impl Context ===
 
 impl Context {
     pub(crate) fn new(ports: Ports, store: Store, config: Arc<Config>, rules: Rules) -> Cx {
+        let connections = usize::try_from(config.outbound.concurrency.connections);
         Arc::new(Self {
+            connections: Arc::new(Semaphore::new(connections.unwrap_or(usize::MAX))),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+            look_queue: Arc::new(Semaphore::new(LOOKS_WAITING_MAX)),
+            memory: Memory::default(),
             ports,
             store,
             config,
@@ -81,10 +109,12 @@ impl Context {
             metrics: Metrics::new(),
             tasks: TaskTracker::new(),
             letters: Arc::new(Semaphore::new(LETTERS_MAX)),
-            directory: Door::shut(),
-            vault: Door::shut(),
-            outbound: Door::shut(),
-            notifier: Door::shut(),
+            directory: Door::shut("the directory", DIRECTORY_LETTERS_MAX),
+            vault: Door::shut("the vault", SERVICE_LETTERS_MAX),
+            outbound: Door::shut("outbound", SERVICE_LETTERS_MAX),
+            notifier: Door::shut("the notifier", SERVICE_LETTERS_MAX),
+            clock: Door::shut("the clock", SERVICE_LETTERS_MAX),
+            notices: Notices::default(),
             fatal: watch::Sender::new(None),
             draining: AtomicBool::new(false),
         })
@@ -163,77 +193,21 @@ impl Nudge {
 }
 
 /// Nudges an actor whenever a commit has added due or queue rows.
-pub(crate) fn watch_commits<M: ractor::Message>(
+pub(crate) fn watch_commits<M: Send + 'static>(
     cx: &Context,
     nudge: Nudge,
-    actor: ActorRef<M>,
+    actor: Own<M>,
     wake_up: impl Fn(Busy) -> M + Send + 'static,
 ) {
     let mut marks = cx.store.due_watch();
     let activity = cx.ports.activity.clone();
     cx.spawn_waiting(async move {
         while marks.changed().await.is_ok() {
-            if nudge.is_first() && actor.send_message(wake_up(activity.begin())).is_err() {
+            if nudge.is_first() && !actor.tell(wake_up(activity.begin())) {
                 return;
             }
         }
     });
-}
-
-// === impl Door ===
-
-impl<M: ractor::Message> Door<M> {
-    fn shut() -> Self {
-        Self {
-            behind: RwLock::new(None),
-        }
-    }
-
-    /// Puts an actor behind the door, or nobody.
-    pub(crate) fn put(&self, actor: Option<ActorRef<M>>) {
-        *self.behind.write().unwrap_or_else(PoisonError::into_inner) = actor;
-    }
-
-    /// Who stands behind it now.
-    pub(crate) fn actor(&self) -> Option<ActorRef<M>> {
-        self.behind
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// Whether somebody who is alive stands behind it.
-    pub(crate) fn is_open(&self) -> bool {
-        let alive = |actor: ActorRef<M>| {
-            matches!(
-                actor.get_status(),
-                ActorStatus::Running | ActorStatus::Starting
-            )
-        };
-        self.actor().is_some_and(alive)
-    }
-
-    /// Hands a message in. `false` when nobody is there: the message is lost, as it would be in a crash, and
-    /// whoever cares finds the work again in the store.
-    pub(crate) fn tell(&self, message: M) -> bool {
-        self.actor()
-            .is_some_and(|actor| actor.send_message(message).is_ok())
-    }
-
-    /// Asks, and waits for [`CALL_TIMEOUT`] at most.
-    pub(crate) async fn ask<T>(
-        &self,
-        who: &'static str,
-        question: impl FnOnce(Reply<T>) -> M,
-    ) -> Result<T, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        if !self.tell(question(reply)) {
-            return Err(Refusal::Unavailable {
-                why: format!("{who} is not running"),
-            });
-        }
-        answer_of(who, answer).await
-    }
 }
 
 /// Waits for an answer; a lost or late one is [`Refusal::Unknown`].

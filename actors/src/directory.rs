@@ -6,17 +6,18 @@
 //! spawned only after its predecessor has ended; letters that come in between wait here. An actor that fails
 //! beyond [`Budget::ENTITY`] is parked. The death of the directory is fatal.
 //!
+//! `directory/census.rs` tells operators who is there.
+//!
 //! [`Route`]: DirectoryMsg::Route
 //! [`Ended`]: DirectoryMsg::Ended
 //! [`Sweep`]: DirectoryMsg::Sweep
 
+mod census;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -34,7 +35,9 @@ use crate::{
     context::{Cx, Reply, answer, answer_of},
     domain::{DomainActor, DomainMsg},
     inbox::{InboxActor, InboxMsg},
-    platform::TreeNode,
+    mailbox::{Mailbox, Own, Place, Told},
+    memory::Pressure,
+    platform::{TreePart, TreeQuery},
     refusal::{RETRY_BUSY, Refusal},
     supervision::{Budget, Record, Sentence},
     tenant::{TenantActor, TenantMsg},
@@ -46,6 +49,11 @@ const IDLE_AFTER: Duration = Duration::from_mins(2);
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
 /// Actors awake at once; beyond it the idlest sleep early. At 8.4 KB each this is some 170 MB.
 const AWAKE_MAX: usize = 20_000;
+/// While memory is tight an actor sleeps when it has been idle for this long.
+const PRESSED_IDLE_AFTER: Duration = Duration::from_secs(1);
+/// Parked actors that are remembered, at some 300 bytes each. Beyond it those that nobody has written to for
+/// longest are forgotten: the next letter tries them again.
+const PARKED_MAX: usize = 10_000;
 /// Letters that may wait for one actor.
 const DEPTH_MAX: usize = 128;
 
@@ -71,10 +79,11 @@ pub(crate) struct Posted<M> {
 }
 
 /// The places that a letter takes: one of all letters', one of its actor's, one among those at work.
+#[expect(dead_code, reason = "places are held, and given back when dropped")]
 struct Ticket {
-    _permit: OwnedSemaphorePermit,
-    _busy: Busy,
-    depth: Option<Arc<AtomicUsize>>,
+    permit: OwnedSemaphorePermit,
+    busy: Busy,
+    place: Option<Place>,
 }
 
 /// What the directory is told and asked.
@@ -95,7 +104,9 @@ pub(crate) enum DirectoryMsg {
     /// Put idle actors to sleep. From the own timer.
     Sweep,
     /// Who is awake? From operators.
-    Tree(Reply<Vec<TreeNode>>),
+    Tree(TreeQuery, Reply<TreePart>),
+    /// End an actor in the middle of whatever it does; its successor gets what comes next. From operators.
+    Kill(String, String, Reply<()>),
     /// Free a parked actor. From operators.
     Unpark(String, Reply<()>),
 }
@@ -106,25 +117,29 @@ pub(crate) struct Directory;
 /// What it knows.
 pub(crate) struct DirectoryState {
     cx: Cx,
-    me: ActorRef<DirectoryMsg>,
+    me: Own<DirectoryMsg>,
     supervisors: BTreeMap<TenantId, (ActorRef<()>, usize)>,
     entries: BTreeMap<Address, Entry>,
     /// Who is behind an actor id: supervision events know no more.
     addresses: BTreeMap<u64, Address>,
+    /// When handled letters were last marked.
+    counted_at: Instant,
 }
 
 /// One actor, awake or of bad record.
 struct Entry {
     life: Life,
-    depth: Arc<AtomicUsize>,
+    mailbox: Arc<Mailbox>,
     last_used: Instant,
     record: Record,
+    /// Why an operator has ended it, until it has.
+    killed: Option<String>,
 }
 
 enum Life {
     Awake(Awake),
-    /// Asked to sleep, or failing; its successor gets these letters.
-    Ending(VecDeque<(Letter, Ticket)>),
+    /// Asked to sleep, killed, or failing; its successor gets these letters.
+    Ending(ActorCell, VecDeque<(Letter, Ticket)>),
     /// Ended; only its record is kept.
     Gone,
     Parked(String),
@@ -141,7 +156,7 @@ type Start = tokio::task::JoinHandle<Result<tokio::task::JoinHandle<()>, SpawnEr
 
 /// Links the actors of one tenant and does nothing else: its death stops them all.
 struct TenantSupervisor {
-    directory: ActorRef<DirectoryMsg>,
+    directory: Own<DirectoryMsg>,
 }
 
 // === what others call ===
@@ -167,13 +182,13 @@ pub(crate) fn route(
     to: Address,
     letter: Letter,
 ) -> Result<oneshot::Receiver<Refusal>, Refusal> {
-    let busy = || Refusal::Busy {
-        what: "the tree",
-        retry_after: RETRY_BUSY,
-    };
-    let permit = Arc::clone(&cx.letters)
-        .try_acquire_owned()
-        .map_err(|_| busy())?;
+    let permit = Arc::clone(&cx.letters).try_acquire_owned().map_err(|_| {
+        cx.metrics.refused_as_full.inc();
+        Refusal::Busy {
+            what: "the tree",
+            retry_after: RETRY_BUSY,
+        }
+    })?;
     let (refused, refusal) = oneshot::channel();
     let route = DirectoryMsg::Route {
         to,
@@ -182,13 +197,8 @@ pub(crate) fn route(
         busy: cx.ports.activity.begin(),
         refused,
     };
-    if cx.directory.tell(route) {
-        Ok(refusal)
-    } else {
-        Err(Refusal::Unavailable {
-            why: "the directory is not running".to_owned(),
-        })
-    }
+    cx.directory.tell(route)?;
+    Ok(refusal)
 }
 
 impl fmt::Display for Address {
@@ -211,20 +221,10 @@ impl Address {
     }
 }
 
-// === impl Ticket ===
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(depth) = &self.depth {
-            depth.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-}
-
 // === impl Actor for Directory ===
 
 impl Actor for Directory {
-    type Msg = DirectoryMsg;
+    type Msg = Told<DirectoryMsg>;
     type State = DirectoryState;
     type Arguments = Cx;
 
@@ -233,11 +233,12 @@ impl Actor for Directory {
         me: ActorRef<Self::Msg>,
         cx: Cx,
     ) -> Result<Self::State, ActorProcessingErr> {
+        let me = cx.directory.own(me);
         let timer = me.clone();
         cx.spawn_waiting(async move {
             loop {
                 tokio::time::sleep(SWEEP_EVERY).await;
-                if timer.send_message(DirectoryMsg::Sweep).is_err() {
+                if !timer.tell(DirectoryMsg::Sweep) {
                     return;
                 }
             }
@@ -248,16 +249,17 @@ impl Actor for Directory {
             supervisors: BTreeMap::new(),
             entries: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            counted_at: Instant::now(),
         })
     }
 
     async fn handle(
         &self,
         _me: ActorRef<Self::Msg>,
-        message: Self::Msg,
+        told: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        match message {
+        match told.msg {
             DirectoryMsg::Route {
                 to,
                 letter,
@@ -266,9 +268,9 @@ impl Actor for Directory {
                 refused,
             } => {
                 let ticket = Ticket {
-                    _permit: permit,
-                    _busy: busy,
-                    depth: None,
+                    permit,
+                    busy,
+                    place: None,
                 };
                 if let Err(refusal) = state.post(to, letter, ticket) {
                     // An asker that went away no longer wants to know.
@@ -277,7 +279,8 @@ impl Actor for Directory {
             }
             DirectoryMsg::Ended { actor, failure } => state.ended(actor, failure),
             DirectoryMsg::Sweep => state.sweep(),
-            DirectoryMsg::Tree(reply) => answer(reply, Ok(state.tree())),
+            DirectoryMsg::Tree(query, reply) => answer(reply, Ok(state.tree(&query))),
+            DirectoryMsg::Kill(address, why, reply) => answer(reply, state.kill(&address, why)),
             DirectoryMsg::Unpark(address, reply) => answer(reply, state.unpark(&address)),
         }
         Ok(())
@@ -307,9 +310,10 @@ impl DirectoryState {
         let now = Instant::now();
         let entry = self.entries.entry(to).or_insert_with(|| Entry {
             life: Life::Gone,
-            depth: Arc::default(),
+            mailbox: Arc::default(),
             last_used: now,
             record: Record::default(),
+            killed: None,
         });
         if let Life::Parked(why) = &entry.life {
             return Err(Refusal::Parked {
@@ -317,14 +321,14 @@ impl DirectoryState {
                 why: why.clone(),
             });
         }
-        if entry.depth.fetch_add(1, Ordering::AcqRel) >= DEPTH_MAX {
-            entry.depth.fetch_sub(1, Ordering::AcqRel);
+        let Some(place) = entry.mailbox.take(DEPTH_MAX) else {
+            self.cx.metrics.refused_as_full.inc();
             return Err(Refusal::Busy {
                 what: "this actor",
                 retry_after: RETRY_BUSY,
             });
-        }
-        ticket.depth = Some(Arc::clone(&entry.depth));
+        };
+        ticket.place = Some(place);
         entry.last_used = now;
         if matches!(entry.life, Life::Gone) {
             let awake = self.spawn(to)?;
@@ -343,10 +347,10 @@ impl DirectoryState {
             Life::Awake(awake) => {
                 if let Some((letter, ticket)) = awake.send(letter, ticket) {
                     // It has just ended and the news is under way: the letter is routed once more then.
-                    entry.life = Life::Ending(VecDeque::from([(letter, ticket)]));
+                    entry.life = Life::Ending(awake.cell(), VecDeque::from([(letter, ticket)]));
                 }
             }
-            Life::Ending(waiting) => waiting.push_back((letter, ticket)),
+            Life::Ending(_, waiting) => waiting.push_back((letter, ticket)),
             // Dropping the letter drops its reply port: the asker learns that the answer is lost.
             Life::Gone | Life::Parked(_) => drop((letter, ticket)),
         }
@@ -402,10 +406,10 @@ impl DirectoryState {
                 Err(_) => "its start was cut off".to_owned(),
             };
             // A directory that is gone has ended the process already.
-            drop(me.send_message(DirectoryMsg::Ended {
+            me.tell(DirectoryMsg::Ended {
                 actor,
                 failure: Some(failure),
-            }));
+            });
         });
     }
 
@@ -417,7 +421,7 @@ impl DirectoryState {
             directory: self.me.clone(),
         };
         let (actor, _start) =
-            ActorRuntime::spawn_linked_instant(None, supervisor, (), self.me.get_cell())
+            ActorRuntime::spawn_linked_instant(None, supervisor, (), self.me.cell())
                 .map_err(failed_start)?;
         let cell = actor.get_cell();
         self.supervisors.insert(tenant, (actor, 0));
@@ -433,10 +437,11 @@ impl DirectoryState {
             return;
         };
         let waiting = match std::mem::replace(&mut entry.life, Life::Gone) {
-            Life::Ending(waiting) => waiting,
+            Life::Ending(_, waiting) => waiting,
             _ => VecDeque::new(),
         };
-        if let Some(why) = failure {
+        let killed = entry.killed.take();
+        if let Some(why) = failure.map(|why| killed.unwrap_or(why)) {
             self.cx.metrics.failures.inc();
             tracing::warn!(%address, %why, "an actor failed");
             if entry
@@ -479,9 +484,11 @@ impl DirectoryState {
         }
     }
 
-    /// Puts idle actors to sleep; when too many are awake, also those that have just become idle.
+    /// Puts idle actors to sleep; when too many are awake or memory is tight, also those that have just become
+    /// idle.
     fn sweep(&mut self) {
         let now = Instant::now();
+        self.count(now);
         let awake = self
             .entries
             .values()
@@ -491,46 +498,99 @@ impl DirectoryState {
             .metrics
             .awake
             .set(i64::try_from(awake).unwrap_or(i64::MAX));
-        let patience = if awake > AWAKE_MAX {
-            SWEEP_EVERY
-        } else {
-            IDLE_AFTER
+        let patience = match self.cx.memory.pressure() {
+            Pressure::None if awake > AWAKE_MAX => SWEEP_EVERY,
+            Pressure::None => IDLE_AFTER,
+            Pressure::Soft | Pressure::Hard => PRESSED_IDLE_AFTER,
         };
         for entry in self.entries.values_mut() {
             let Life::Awake(actor) = &entry.life else {
                 continue;
             };
-            let idle = entry.depth.load(Ordering::Acquire) == 0
-                && now.duration_since(entry.last_used) >= patience;
+            let idle =
+                entry.mailbox.depth() == 0 && now.duration_since(entry.last_used) >= patience;
             if idle {
                 actor.send_to_sleep();
-                entry.life = Life::Ending(VecDeque::new());
+                entry.life = Life::Ending(actor.cell(), VecDeque::new());
             }
         }
         self.entries.retain(|_, entry| {
             !matches!(entry.life, Life::Gone) || now.duration_since(entry.last_used) < IDLE_AFTER
         });
+        self.forget_parked();
     }
 
-    fn tree(&self) -> Vec<TreeNode> {
-        let node = |(address, entry): (&Address, &Entry)| TreeNode {
-            address: address.to_string(),
-            state: entry.life.name(),
-            depth: entry.depth.load(Ordering::Acquire),
-            restarts: entry.record.total(),
-            last_failure: entry.record.last().map(str::to_owned),
+    /// Forgets parked actors when there are too many.
+    fn forget_parked(&mut self) {
+        let parked = |entry: &Entry| matches!(entry.life, Life::Parked(_));
+        let mut since: Vec<_> = self
+            .entries
+            .values()
+            .filter(|entry| parked(entry))
+            .map(|entry| entry.last_used)
+            .collect();
+        let Some(beyond) = since.len().checked_sub(PARKED_MAX + 1) else {
+            return;
         };
-        self.entries.iter().map(node).collect()
+        let (_, latest_dropped, _) = since.select_nth_unstable(beyond);
+        let latest_dropped = *latest_dropped;
+        self.entries
+            .retain(|_, entry| !parked(entry) || entry.last_used > latest_dropped);
+    }
+
+    /// Ends an actor at once: its handler is dropped where it waits, which a hanging one does for ever. What lay
+    /// in its mailbox is lost, as in a failure; what comes now waits for its successor.
+    fn kill(&mut self, address: &str, why: String) -> Result<(), Refusal> {
+        let entry = self
+            .named(address)
+            .and_then(|known| self.entries.get_mut(&known));
+        let Some(entry) = entry else {
+            return Err(Refusal::NotFound {
+                what: "running actor",
+            });
+        };
+        let (cell, waiting) = match std::mem::replace(&mut entry.life, Life::Gone) {
+            Life::Awake(awake) => (awake.cell(), VecDeque::new()),
+            Life::Ending(cell, waiting) => (cell, waiting),
+            other => {
+                entry.life = other;
+                return Err(Refusal::NotFound {
+                    what: "running actor",
+                });
+            }
+        };
+        cell.kill();
+        entry.life = Life::Ending(cell, waiting);
+        entry.killed = Some(why);
+        Ok(())
+    }
+
+    /// Whom this address of the tree names, if the directory knows them.
+    fn named(&self, address: &str) -> Option<Address> {
+        let (kind, id) = address.split_once('/')?;
+        match kind {
+            "tenant" => Some(Address::Tenant(id.parse().ok()?)),
+            "domain" => {
+                let id: DomainId = id.parse().ok()?;
+                let is_it =
+                    |known: &&Address| matches!(known, Address::Domain(_, domain) if *domain == id);
+                self.entries.keys().find(is_it).copied()
+            }
+            "inbox" => {
+                let id: InboxId = id.parse().ok()?;
+                let is_it =
+                    |known: &&Address| matches!(known, Address::Inbox(_, inbox) if *inbox == id);
+                self.entries.keys().find(is_it).copied()
+            }
+            _ => None,
+        }
     }
 
     fn unpark(&mut self, address: &str) -> Result<(), Refusal> {
-        let parked = |(known, entry): &(&Address, &mut Entry)| {
-            known.to_string() == address && matches!(entry.life, Life::Parked(_))
-        };
-        let (_, entry) = self
-            .entries
-            .iter_mut()
-            .find(parked)
+        let entry = self
+            .named(address)
+            .and_then(|known| self.entries.get_mut(&known))
+            .filter(|entry| matches!(entry.life, Life::Parked(_)))
             .ok_or(Refusal::NotFound {
                 what: "parked actor",
             })?;
@@ -540,26 +600,19 @@ impl DirectoryState {
     }
 }
 
-// === impl Life, Awake ===
-
-impl Life {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Awake(_) => "running",
-            Self::Ending(..) => "stopping",
-            Self::Gone => "asleep",
-            Self::Parked(_) => "parked",
-        }
-    }
-}
+// === impl Awake ===
 
 impl Awake {
-    fn id(&self) -> ActorId {
+    fn cell(&self) -> ActorCell {
         match self {
-            Self::Tenant(actor) => actor.get_id(),
-            Self::Domain(actor) => actor.get_id(),
-            Self::Inbox(actor) => actor.get_id(),
+            Self::Tenant(actor) => actor.get_cell(),
+            Self::Domain(actor) => actor.get_cell(),
+            Self::Inbox(actor) => actor.get_cell(),
         }
+    }
+
+    fn id(&self) -> ActorId {
+        self.cell().get_id()
     }
 
     fn send(&self, letter: Letter, ticket: Ticket) -> Option<(Letter, Ticket)> {
@@ -640,15 +693,13 @@ impl Actor for TenantSupervisor {
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
         let (actor, failure) = match event {
-            SupervisionEvent::ActorTerminated(who, _, _) => (who.get_id(), None),
+            // Who goes to sleep gives no reason; who was killed has one.
+            SupervisionEvent::ActorTerminated(who, _, why) => (who.get_id(), why),
             SupervisionEvent::ActorFailed(who, why) => (who.get_id(), Some(why.to_string())),
             _ => return Ok(()),
         };
         // A directory that is gone has ended the process already.
-        drop(
-            self.directory
-                .send_message(DirectoryMsg::Ended { actor, failure }),
-        );
+        self.directory.tell(DirectoryMsg::Ended { actor, failure });
         Ok(())
     }
 }

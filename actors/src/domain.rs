@@ -41,6 +41,10 @@ use crate::{
 const LOOK_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long somebody waits for a look: a little longer than it takes, so that they hear how it ended.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(25);
+/// How often a finished look is told before it is given up, a second apart: nothing is full for so long.
+const TELL_TRIES_MAX: usize = 60;
+/// What somebody is told to wait when too many looks are under way.
+const RETRY_LOOK: Duration = Duration::from_secs(30);
 /// People who wait for one look.
 const WAITING_MAX: usize = 16;
 
@@ -175,8 +179,10 @@ impl DomainState {
                 }),
             );
         }
-        self.waiting.push(reply);
-        self.look();
+        match self.look() {
+            Ok(()) => self.waiting.push(reply),
+            Err(refusal) => answer(reply, Err(refusal)),
+        }
     }
 
     async fn on_due(&mut self, row: DueRow) -> Result<(), Refusal> {
@@ -189,8 +195,7 @@ impl DomainState {
             {
                 // The row is moved in the commit that ends the look. Until then it stays, as does the work.
                 self.due = Some(row);
-                self.look();
-                Ok(())
+                self.look()
             }
             _ => {
                 let mut batch = self.batch();
@@ -202,25 +207,42 @@ impl DomainState {
     }
 
     /// Starts a look, unless one is under way.
-    fn look(&mut self) {
+    fn look(&mut self) -> Result<(), Refusal> {
         let Some(domain) = self.domain.clone().filter(|_| !self.looking) else {
-            return;
+            return Ok(());
         };
+        let place = Arc::clone(&self.cx.look_queue).try_acquire_owned();
+        let place = place.map_err(|_| Refusal::Busy {
+            what: "the DNS",
+            retry_after: RETRY_LOOK,
+        })?;
         self.looking = true;
         let cx = Arc::clone(&self.cx);
         let to = Address::Domain(self.tenant, self.id);
         self.cx.spawn(async move {
+            // A permit of a semaphore that is never closed.
+            let turn = cx.looks.acquire().await;
             let input = check_input(&cx, &domain);
             let dns = Arc::clone(&cx.ports.dns);
             let look = tokio::spawn(async move {
-                tokio::time::timeout(LOOK_TIMEOUT, dns::check_domain(&input, &*dns)).await.ok()
+                tokio::time::timeout(LOOK_TIMEOUT, dns::check_domain(&input, &*dns))
+                    .await
+                    .ok()
             });
             // A look that panicked has found out nothing.
             let checks = look.await.ok().flatten();
-            if let Err(why) = directory::route(&cx, to, Letter::Domain(DomainMsg::Looked(checks))) {
-                tracing::warn!(domain = %domain.name, %why, "the result of a look was lost; the clock asks again");
+            drop((turn, place));
+            // Until it is told the domain takes the look for unfinished, so a full mailbox is tried again.
+            for _ in 0..TELL_TRIES_MAX {
+                let looked = Letter::Domain(DomainMsg::Looked(checks.clone()));
+                match directory::route(&cx, to, looked) {
+                    Err(Refusal::Busy { retry_after, .. }) => tokio::time::sleep(retry_after).await,
+                    _ => return,
+                }
             }
+            tracing::error!(domain = %domain.name, "the result of a look was lost");
         });
+        Ok(())
     }
 
     async fn looked(&mut self, checks: Option<Vec<Check>>) {
@@ -390,10 +412,7 @@ impl DomainState {
             .iter()
             .map(|selector| selector.secret)
             .collect();
-        // When the vault is gone, so is the process.
-        self.cx
-            .vault
-            .tell(crate::vault::VaultMsg::Forget(self.tenant, secrets));
+        crate::vault::forget(&self.cx, self.tenant, secrets);
         self.domain = None;
         Ok(())
     }

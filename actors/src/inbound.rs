@@ -43,10 +43,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Memory for messages that are being received, over all sessions, in KiB: ten of the largest, or a message
 /// of ordinary size for each of many connections.
-const RECEIVING_KIB: u64 = 256 * 1024;
+const RECEIVING_KIB_MAX: u64 = 256 * 1024;
 /// What of it one address may have, so that no one alone keeps everybody else out. Gateways bring the mail of
 /// many and may have it all.
-const RECEIVING_KIB_OF_ONE: u64 = RECEIVING_KIB / 4;
+const RECEIVING_KIB_OF_ONE_MAX: u64 = RECEIVING_KIB_MAX / 4;
 /// What a message is taken to need, in KiB, when its sender does not say.
 const UNANNOUNCED_KIB: u64 = 1024;
 
@@ -198,7 +198,7 @@ impl Memory {
     fn take(&self, address: IpAddr, kib: u64, share: u64) -> bool {
         let mut now = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
         let of_address = now.by_address.get(&address).copied().unwrap_or(0);
-        if now.all + kib > RECEIVING_KIB || of_address + kib > share {
+        if now.all + kib > RECEIVING_KIB_MAX || of_address + kib > share {
             return false;
         }
         now.all += kib;
@@ -263,6 +263,10 @@ impl Handler for Session {
                 "shutting down, come again",
             );
         }
+        if self.cx.memory.is_short() {
+            self.cx.metrics.refused_for_memory.inc();
+            return no_memory();
+        }
         match self.cx.store.health() {
             StoreHealth::Ok if self.reserve(size.map_or(UNANNOUNCED_KIB, kib)) => {
                 SmtpReply::new(250, EnhancedStatus::new(2, 1, 0), "sender ok")
@@ -277,6 +281,9 @@ impl Handler for Session {
 
     async fn rcpt(&mut self, to: &EmailAddress) -> SmtpReply {
         match find(&self.cx, to) {
+            Ok(Some((tenant, inbox))) if has_received_enough(&self.cx, tenant, inbox) => {
+                mailbox_full()
+            }
             Ok(Some((tenant, inbox))) => {
                 self.recipients.push((to.clone(), tenant, inbox));
                 SmtpReply::new(250, EnhancedStatus::new(2, 1, 5), "recipient ok")
@@ -290,14 +297,18 @@ impl Handler for Session {
         }
     }
 
+    /// Whoever announced less than comes is held to the same bounds as all: they are asked for as it comes.
+    fn hold(&mut self, bytes: u64) -> bool {
+        let may = self.reserve(kib(bytes));
+        if !may {
+            self.reserved = None;
+        }
+        may
+    }
+
     async fn data(&mut self, envelope: &EnvelopeIn, content: Bytes) -> SmtpReply {
         let recipients = std::mem::take(&mut self.recipients);
-        // It may be larger than was announced.
-        let reply = if self.reserve(kib(content.len() as u64)) {
-            self.keep(recipients, envelope, content).await
-        } else {
-            no_memory()
-        };
+        let reply = self.keep(recipients, envelope, content).await;
         self.reserved = None;
         reply
     }
@@ -354,9 +365,9 @@ impl Session {
     /// Sees to it that the transaction has so much memory; false when there is not enough.
     fn reserve(&mut self, kib: u64) -> bool {
         let share = if self.is_trusted_gateway() {
-            RECEIVING_KIB
+            RECEIVING_KIB_MAX
         } else {
-            RECEIVING_KIB_OF_ONE
+            RECEIVING_KIB_OF_ONE_MAX
         };
         let has = self.reserved.as_ref().map_or(0, |reserved| reserved.kib);
         let address = group_of(self.peer.ip());
@@ -450,8 +461,18 @@ fn stands_behind(author: &DomainName, results: &AuthenticationResults) -> bool {
         })
 }
 
-fn kib(bytes: u64) -> u64 {
+pub(crate) fn kib(bytes: u64) -> u64 {
     bytes.div_ceil(1024).max(1)
+}
+
+/// Whether an inbox has received what it may today. Asked at RCPT, so that a message in vain is not even sent;
+/// the commit that keeps one decides.
+fn has_received_enough(cx: &Context, tenant: TenantId, inbox: InboxId) -> bool {
+    let take = cx.rules.received_take(tenant, inbox, 1, cx.now());
+    // A row that cannot be read is reported by that commit.
+    cx.store
+        .budget(&take.budget)
+        .is_ok_and(|used| used.day_index == take.day.index && used.day_used >= take.day.cap)
 }
 
 /// The inbox that takes mail for this address.
@@ -485,6 +506,14 @@ fn no_memory() -> SmtpReply {
     )
 }
 
+fn mailbox_full() -> SmtpReply {
+    SmtpReply::new(
+        452,
+        EnhancedStatus::new(4, 2, 2),
+        "this mailbox has received enough for today, come again",
+    )
+}
+
 fn disk_low() -> SmtpReply {
     SmtpReply::new(
         452,
@@ -497,6 +526,8 @@ fn disk_low() -> SmtpReply {
 fn reply_to(refusal: &Refusal) -> SmtpReply {
     match refusal {
         Refusal::DiskLow { .. } => disk_low(),
+        Refusal::Budget(_) => mailbox_full(),
+        Refusal::Busy { .. } => no_memory(),
         Refusal::NotFound { .. } => {
             SmtpReply::new(550, EnhancedStatus::new(5, 1, 1), "no such mailbox here")
         }
@@ -514,7 +545,9 @@ fn limits_of(cx: &Context) -> Limits {
     Limits {
         recipients: usize::try_from(set.recipients).unwrap_or(usize::MAX),
         message_bytes: set.message_bytes.into(),
+        messages: set.messages_per_connection,
         errors: set.errors,
+        data_timeout: Duration::from_secs(set.data_timeout_seconds.into()),
         command_timeout: Duration::from_secs(set.command_timeout_seconds.into()),
         session_timeout: Duration::from_secs(set.session_seconds.into()),
         ..Limits::default()
@@ -575,20 +608,20 @@ mod tests {
         let address = |last| IpAddr::from([9, 9, 9, last]);
         let take = |last, kib| {
             memory
-                .take(address(last), kib, RECEIVING_KIB_OF_ONE)
+                .take(address(last), kib, RECEIVING_KIB_OF_ONE_MAX)
                 .then(|| Reserved {
                     memory: Arc::clone(&memory),
                     address: address(last),
                     kib,
                 })
         };
-        let first = take(1, RECEIVING_KIB_OF_ONE);
+        let first = take(1, RECEIVING_KIB_OF_ONE_MAX);
         assert!(
             first.is_some() && take(1, 1).is_none(),
             "its share is spent"
         );
         let others: Vec<_> = (2..5)
-            .map(|last| take(last, RECEIVING_KIB_OF_ONE))
+            .map(|last| take(last, RECEIVING_KIB_OF_ONE_MAX))
             .collect();
         assert!(others.iter().all(Option::is_some));
         assert!(take(6, 1).is_none(), "all is spent");

@@ -37,7 +37,7 @@ use crate::{
     directory::{self, Address, Letter, Posted},
     platform::{Health, IdempotencyKey, InboxChange, Made, NewMessage, Platform, ShownCredential},
     refusal::Refusal,
-    vault::VaultMsg,
+    vault::{self, VaultMsg},
 };
 
 /// Longest display name: it has to fit a header line with its address.
@@ -263,10 +263,7 @@ impl InboxState {
         });
         let secret = inbox.credential.secret;
         self.commit(batch, inbox).await?;
-        // When the vault is gone, so is the process.
-        self.cx
-            .vault
-            .tell(VaultMsg::Forget(self.tenant, vec![secret]));
+        vault::forget(&self.cx, self.tenant, vec![secret]);
         Ok(())
     }
 
@@ -276,9 +273,7 @@ impl InboxState {
         let password = self
             .cx
             .vault
-            .ask("the vault", |reply| {
-                VaultMsg::ShowPassword(tenant, secret, reply)
-            })
+            .ask(|reply| VaultMsg::ShowPassword(tenant, secret, reply))
             .await?;
         inbox.credential.shown = true;
         let mut batch = self.batch();
@@ -299,9 +294,7 @@ impl InboxState {
         let password = self
             .cx
             .vault
-            .ask("the vault", |reply| {
-                VaultMsg::RotatePassword(tenant, secret, reply)
-            })
+            .ask(|reply| VaultMsg::RotatePassword(tenant, secret, reply))
             .await?;
         inbox.credential.shown = true;
         inbox.credential.rotated_at = self.cx.now();

@@ -13,6 +13,8 @@ pub mod supervision;
 
 mod context;
 mod directory;
+mod mailbox;
+mod memory;
 
 pub mod tenant;
 

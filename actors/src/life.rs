@@ -10,16 +10,17 @@ use inboxgrove_model::ports::Ports;
 use inboxgrove_store::{Store, StoreHealth};
 use ractor::{ActorRef, ActorRuntime};
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
+    task::AbortHandle,
     time::{Instant, timeout},
 };
 
 use crate::{
-    context::{Context, Cx},
+    context::{Context, Cx, LETTERS_MAX, Reply, answer_of},
     directory::DirectoryMsg,
     inbound::Inbound,
-    outbound::OutboundMsg,
-    platform::{Component, Parts, Platform, TreeNode},
+    outbound::{IN_FLIGHT_MAX, OutboundMsg},
+    platform::{Component, Parts, Platform, Tree, TreeNode, TreePart, TreeQuery},
     refusal::Refusal,
     root::{Root, RootMsg, Service},
     rules::{Rules, RulesError},
@@ -49,7 +50,14 @@ pub(crate) struct Life {
 struct InboundLife {
     state: Option<&'static str>,
     record: Record,
+    running: Option<AbortHandle>,
+    /// Why an operator has ended it, until it has.
+    killed: Option<String>,
+    freed: Arc<Notify>,
 }
+
+/// What the accept loop is called in the tree.
+const INBOUND: &str = "inbound";
 
 impl Platform {
     /// Starts the tree. Resolves when every service runs and outbound has recovered its queue.
@@ -116,9 +124,9 @@ impl Platform {
     pub async fn drain(&self, within: Duration) {
         self.cx.start_draining();
         self.life.stop.send_replace(true);
-        if let Some(outbound) = self.cx.outbound.actor() {
-            // An outbound that is gone has nothing waiting.
-            drop(outbound.send_message(OutboundMsg::Drain));
+        if let Err(why) = self.cx.outbound.tell(OutboundMsg::Drain) {
+            // An outbound that is gone has nothing waiting; one that is too busy to hear puts nothing back.
+            tracing::warn!(%why, "what waits for a site was not put back");
         }
         if timeout(within, self.cx.ports.activity.idle())
             .await
@@ -148,7 +156,7 @@ impl Platform {
             ok: runs,
             detail: if runs { "running" } else { "not running" }.to_owned(),
         };
-        vec![
+        let mut parts = vec![
             Component {
                 name: "store",
                 ok: store.0,
@@ -158,60 +166,117 @@ impl Platform {
             runs("directory", self.cx.directory.is_open()),
             runs("outbound", self.cx.outbound.is_open()),
             runs("notifier", self.cx.notifier.is_open()),
-        ]
+        ];
+        parts.extend(self.life.inbound_component());
+        parts.extend(self.cx.memory.component());
+        parts
     }
 
-    /// Every actor that is awake, parked, or of bad record: services, sites, then the others.
-    pub async fn tree(&self) -> Vec<TreeNode> {
-        let mut nodes = Vec::new();
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        if self.life.root.send_message(RootMsg::Tree(reply)).is_ok()
-            && let Ok(Ok(services)) = answer.await
-        {
-            nodes.extend(services);
+    /// The tree: services, sites, and the actors that are awake, parked or of bad record; bounded.
+    pub async fn tree(&self, query: &TreeQuery) -> Tree {
+        let mut parts = vec![self.services(query).await];
+        let sites = |reply| OutboundMsg::Sites(query.clone(), reply);
+        parts.extend(self.cx.outbound.ask(sites).await);
+        let actors = |reply| DirectoryMsg::Tree(query.clone(), reply);
+        parts.extend(self.cx.directory.ask(actors).await);
+        let matching: usize = parts.iter().map(|part| part.matching).sum();
+        let nodes: Vec<_> = parts.into_iter().flat_map(|part| part.nodes).collect();
+        Tree {
+            left_out: matching - nodes.len(),
+            nodes,
+            letters: (
+                LETTERS_MAX - self.cx.letters.available_permits(),
+                LETTERS_MAX,
+            ),
+            in_flight: (self.cx.metrics.in_flight(), IN_FLIGHT_MAX),
+            tasks: self.cx.tasks.len(),
         }
-        nodes.extend(self.life.inbound_node());
-        if let Ok(sites) = self.cx.outbound.ask("outbound", OutboundMsg::Sites).await {
-            nodes.extend(sites);
-        }
-        if let Ok(actors) = self
+    }
+
+    /// Whether the services that everything depends on answer, within the wait for any answer.
+    pub async fn answers(&self) -> bool {
+        let query = TreeQuery {
+            limit: 0,
+            ..TreeQuery::default()
+        };
+        let root = self.root_tree().await.is_ok();
+        let asked = self
             .cx
             .directory
-            .ask("the directory", DirectoryMsg::Tree)
-            .await
-        {
-            nodes.extend(actors);
+            .ask(|reply| DirectoryMsg::Tree(query, reply));
+        root && asked.await.is_ok()
+    }
+
+    async fn root_tree(&self) -> Result<Vec<TreeNode>, Refusal> {
+        self.ask_root(RootMsg::Tree).await
+    }
+
+    async fn ask_root<T>(&self, question: impl FnOnce(Reply<T>) -> RootMsg) -> Result<T, Refusal> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        if self.life.root.send_message(question(reply)).is_err() {
+            return Err(Refusal::Unavailable {
+                why: "the tree has ended".to_owned(),
+            });
         }
-        nodes
+        answer_of("the root", answer).await
+    }
+
+    /// The services, by name: there are few.
+    async fn services(&self, query: &TreeQuery) -> TreePart {
+        let mut nodes = self.root_tree().await.unwrap_or_default();
+        nodes.extend(self.life.inbound_node());
+        let of = query.of.as_str();
+        nodes.retain(|node| {
+            of.is_empty()
+                || of == "service"
+                || of == node.state
+                || of == node.address
+                || (of == TreeQuery::FAILED && node.restarts > 0)
+        });
+        TreePart {
+            matching: nodes.len(),
+            nodes,
+        }
+    }
+
+    /// Ends an actor, named as in the tree, in the middle of whatever it does, a handler that hangs included. It
+    /// counts as a failure: the actor is back at once within its budget, and parked beyond it. What lay in its
+    /// mailbox gets no answer, as after any failure.
+    ///
+    /// Errors: [`Refusal::Conflict`] `fatal_service` for one whose death would end the process.
+    pub async fn kill(&self, address: &str, why: &str) -> Result<(), Refusal> {
+        let (address, why) = (address.to_owned(), why.to_owned());
+        if address == INBOUND {
+            return self.life.kill_inbound(why);
+        }
+        if let Some(service) = Service::named(&address) {
+            return self
+                .ask_root(|reply| RootMsg::Kill(service, why, reply))
+                .await;
+        }
+        if address.starts_with("site/") {
+            let kill = |reply| OutboundMsg::Kill(address, why, reply);
+            return self.cx.outbound.ask(kill).await;
+        }
+        let kill = |reply| DirectoryMsg::Kill(address, why, reply);
+        self.cx.directory.ask(kill).await
     }
 
     /// Frees a parked actor, named as in the tree.
     pub async fn unpark(&self, address: &str) -> Result<(), Refusal> {
-        if let Some(service) = Service::ALL
-            .into_iter()
-            .find(|service| service.name() == address)
-        {
-            let (reply, answer) = tokio::sync::oneshot::channel();
-            let unpark = RootMsg::Unpark(service, reply);
-            if self.life.root.send_message(unpark).is_err() {
-                return Err(Refusal::Unavailable {
-                    why: "the tree has ended".to_owned(),
-                });
-            }
-            return crate::context::answer_of("the root", answer).await;
+        let address = address.to_owned();
+        if address == INBOUND {
+            return self.life.unpark_inbound();
+        }
+        if let Some(service) = Service::named(&address) {
+            return self.ask_root(|reply| RootMsg::Unpark(service, reply)).await;
         }
         if address.starts_with("site/") {
-            let site = address.to_owned();
-            return self
-                .cx
-                .outbound
-                .ask("outbound", |reply| OutboundMsg::Unpark(site, reply))
-                .await;
+            let unpark = |reply| OutboundMsg::Unpark(address, reply);
+            return self.cx.outbound.ask(unpark).await;
         }
-        let parked = self.cx.directory.ask("the directory", |reply| {
-            DirectoryMsg::Unpark(address.to_owned(), reply)
-        });
-        parked.await
+        let unpark = |reply| DirectoryMsg::Unpark(address, reply);
+        self.cx.directory.ask(unpark).await
     }
 
     /// What the tree counts, as OpenMetrics text.
@@ -227,40 +292,91 @@ impl Life {
         self.inbound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn runs(&self, running: AbortHandle) {
+        let mut inbound = self.inbound();
+        inbound.state = Some("running");
+        inbound.running = Some(running);
+    }
+
+    /// The accept loop has failed.
+    fn failed(&self, why: &str) -> Sentence {
+        let mut inbound = self.inbound();
+        let why = inbound.killed.take().unwrap_or_else(|| why.to_owned());
+        tracing::error!(%why, "inbound failed");
+        inbound.running = None;
+        let sentence = inbound.record.fail(why, Instant::now(), &Budget::SERVICE);
+        inbound.state = Some(match sentence {
+            Sentence::Restart(_) => "restarting",
+            Sentence::Park => {
+                tracing::error!("inbound failed too often and is parked");
+                "parked"
+            }
+        });
+        sentence
+    }
+
+    fn kill_inbound(&self, why: String) -> Result<(), Refusal> {
+        let mut inbound = self.inbound();
+        let running = inbound.running.take().ok_or(Refusal::NotFound {
+            what: "running actor",
+        })?;
+        inbound.killed = Some(why);
+        running.abort();
+        Ok(())
+    }
+
+    fn unpark_inbound(&self) -> Result<(), Refusal> {
+        let mut inbound = self.inbound();
+        if inbound.state != Some("parked") {
+            return Err(Refusal::NotFound {
+                what: "parked actor",
+            });
+        }
+        inbound.record.forgive();
+        inbound.state = Some("restarting");
+        inbound.freed.notify_one();
+        Ok(())
+    }
+
+    /// Inbound's part of readiness. While it restarts connections wait in the kernel's queue.
+    fn inbound_component(&self) -> Option<Component> {
+        let state = self.inbound().state?;
+        Some(Component {
+            name: INBOUND,
+            ok: matches!(state, "running" | "restarting"),
+            detail: state.to_owned(),
+        })
+    }
+
     /// Inbound's node; none when this process receives no mail.
     fn inbound_node(&self) -> Option<TreeNode> {
         let inbound = self.inbound();
         Some(TreeNode {
-            address: "inbound".to_owned(),
+            address: INBOUND.to_owned(),
             state: inbound.state?,
             depth: 0,
+            recent: 0,
             restarts: inbound.record.total(),
             last_failure: inbound.record.last().map(str::to_owned),
         })
     }
 }
 
-/// Runs the accept loop, again when it panics, within [`Budget::SERVICE`].
+/// Runs the accept loop, again when it fails, within [`Budget::SERVICE`]; when it is parked, again when somebody
+/// frees it. Sessions are tasks of their own and notice nothing.
 async fn supervise(inbound: Arc<Inbound>, life: Arc<Life>) {
+    let freed = Arc::clone(&life.inbound().freed);
     loop {
-        life.inbound().state = Some("running");
-        let running = Arc::clone(&inbound);
-        let Err(why) = tokio::spawn(async move { running.run().await }).await else {
+        let accepting = Arc::clone(&inbound);
+        let running = tokio::spawn(async move { accepting.run().await });
+        life.runs(running.abort_handle());
+        let Err(why) = running.await else {
             life.inbound().state = Some("stopped");
             return;
         };
-        tracing::error!(%why, "inbound failed");
-        let sentence =
-            life.inbound()
-                .record
-                .fail(why.to_string(), Instant::now(), &Budget::SERVICE);
-        match sentence {
+        match life.failed(&why.to_string()) {
             Sentence::Restart(wait) => tokio::time::sleep(wait).await,
-            Sentence::Park => {
-                tracing::error!("inbound failed too often and is parked");
-                life.inbound().state = Some("parked");
-                return;
-            }
+            Sentence::Park => freed.notified().await,
         }
     }
 }

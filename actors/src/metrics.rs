@@ -33,6 +33,10 @@ pub(crate) struct Metrics {
     pub(crate) due_woken: Counter,
     pub(crate) notices: Family<ByOutcome, Counter>,
     pub(crate) attempt_seconds: Histogram,
+    pub(crate) memory_used: Gauge,
+    pub(crate) memory_pressure: Gauge,
+    pub(crate) refused_for_memory: Counter,
+    pub(crate) refused_as_full: Counter,
 }
 
 // === impl Metrics ===
@@ -50,6 +54,10 @@ impl Metrics {
             in_flight: Gauge::default(),
             due_woken: Counter::default(),
             notices: Family::default(),
+            memory_used: Gauge::default(),
+            memory_pressure: Gauge::default(),
+            refused_for_memory: Counter::default(),
+            refused_as_full: Counter::default(),
             attempt_seconds: Histogram::new([0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0]),
         };
         metrics.register();
@@ -108,6 +116,31 @@ impl Metrics {
             "Notices, by outcome of the call",
             self.notices.clone(),
         );
+        registry.register(
+            "memory_used_bytes",
+            "Resident memory at the last reading",
+            self.memory_used.clone(),
+        );
+        registry.register(
+            "memory_pressure",
+            "0: enough; 1: actors sleep early; 2: no new work is taken",
+            self.memory_pressure.clone(),
+        );
+        registry.register(
+            "refused_for_memory",
+            "Requests and messages refused because memory is short",
+            self.refused_for_memory.clone(),
+        );
+        registry.register(
+            "refused_as_full",
+            "Letters refused because a mailbox was full",
+            self.refused_as_full.clone(),
+        );
+    }
+
+    /// Recipients being tried at the last look.
+    pub(crate) fn in_flight(&self) -> usize {
+        usize::try_from(self.in_flight.get()).unwrap_or(0)
     }
 
     /// OpenMetrics text.

@@ -1,17 +1,22 @@
 //! The notifier: tells operators what they have to know. Owns the outbox of notices.
 //!
-//! Mailbox: [`Tell`] from everyone, [`Due`] from the clock, [`Called`] from the one task that each call
-//! runs in. Never waits for the network. A notice is a row before it is told; the call carries its id as
+//! Mailbox: [`Look`] when something was put into [`Notices`], [`Due`] from the clock, [`Called`] from the one
+//! task that each call runs in. Never waits for the network. What is to be told waits in [`Notices`] until it is
+//! a row, so that the death of this actor loses none of it. A notice is a row before it is told; the call carries its id as
 //! `Idempotency-Key`, so a receiver may see it twice and knows. The same code and subject is told once a day.
 //! After `notifier.attempts_max` failures it is a dead letter, which stays for an operator to see. Without a
 //! webhook notices are only kept and logged. Restarts within [`Budget::SERVICE`]; rows survive.
 //!
-//! [`Tell`]: NotifierMsg::Tell
+//! [`Look`]: NotifierMsg::Look
 //! [`Due`]: NotifierMsg::Due
 //! [`Called`]: NotifierMsg::Called
 //! [`Budget::SERVICE`]: crate::supervision::Budget::SERVICE
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use aws_lc_rs::hmac;
 use bytes::Bytes;
@@ -25,7 +30,8 @@ use inboxgrove_store::{Batch, Lease, Owner, Scope};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::{
-    context::{Context, Cx, Reply, answer},
+    context::{Context, Cx, Nudge, Reply, answer},
+    mailbox::{Own, Told},
     refusal::Refusal,
 };
 
@@ -45,7 +51,11 @@ const TOLD_KEPT: Duration = Duration::from_hours(30 * 24);
 const SWEEP_EVERY: Duration = Duration::from_hours(24);
 /// Notices removed at once: a commit holds 10,000 rows at most.
 const SWEEP_MAX: usize = 2000;
+/// What is kept of an error: enough to know it by, and a row stays small.
 const ERROR_CHARS_MAX: usize = 200;
+/// What may wait to become a row, at some 500 bytes each. Beyond it the newest is only in the log: so many at
+/// once say the same thing.
+const NOTICES_MAX: usize = 256;
 
 /// What a notice is about: stable, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,17 +74,19 @@ pub enum NoticeCode {
 
 /// What the notifier is told.
 pub(crate) enum NotifierMsg {
-    /// Something that operators should know.
-    Tell {
-        tenant: Option<TenantId>,
-        code: NoticeCode,
-        subject: String,
-        text: String,
-    },
+    /// Write down what waits.
+    Look,
     /// The clock says it is time to call.
     Due(DueRow, Reply<()>),
     /// A call ended. From the task that it ran in.
     Called(u64, DueRow, Result<(), String>),
+}
+
+/// What operators should know and is no row yet.
+#[derive(Default)]
+pub(crate) struct Notices {
+    waiting: Mutex<VecDeque<News>>,
+    nudge: Nudge,
 }
 
 /// The notifier's actor.
@@ -89,7 +101,16 @@ pub(crate) struct NotifierState {
     swept_at: Option<PolicyTime>,
 }
 
-/// Tells operators something. Best effort until it is a row: when the notifier is just restarting, the log has it.
+/// Something that operators should know.
+#[derive(Clone)]
+struct News {
+    tenant: Option<TenantId>,
+    code: NoticeCode,
+    subject: String,
+    text: String,
+}
+
+/// Tells operators something. Best effort until it is a row: the end of the process loses it.
 pub(crate) fn tell(
     cx: &Context,
     tenant: Option<TenantId>,
@@ -98,18 +119,49 @@ pub(crate) fn tell(
     text: &str,
 ) {
     tracing::info!(code = code.name(), subject, text, "notice");
-    let told = cx.notifier.tell(NotifierMsg::Tell {
+    let news = News {
         tenant,
         code,
         subject: subject.to_owned(),
         text: text.to_owned(),
-    });
-    if !told {
+    };
+    if !cx.notices.put(news) {
         tracing::warn!(
             code = code.name(),
             subject,
-            "the notifier is not running; the notice is only in this log"
+            "too much is to be told at once; this is only in this log"
         );
+    }
+    // A notifier that is just restarting looks when it is back.
+    if cx.notices.nudge.is_first() && cx.notifier.tell(NotifierMsg::Look).is_err() {
+        cx.notices.nudge.heard();
+    }
+}
+
+// === impl Notices ===
+
+impl Notices {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<News>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there was room for it.
+    fn put(&self, news: News) -> bool {
+        let mut waiting = self.lock();
+        let room = waiting.len() < NOTICES_MAX;
+        if room {
+            waiting.push_back(news);
+        }
+        room
+    }
+
+    fn first(&self) -> Option<News> {
+        self.lock().front().cloned()
+    }
+
+    /// The first one is a row, or never will be. The notifier alone takes away.
+    fn done(&self) {
+        self.lock().pop_front();
     }
 }
 
@@ -131,16 +183,18 @@ impl NoticeCode {
 // === impl Actor for Notifier ===
 
 impl Actor for Notifier {
-    type Msg = NotifierMsg;
+    type Msg = Told<NotifierMsg>;
     type State = NotifierState;
     type Arguments = Cx;
 
     async fn pre_start(
         &self,
-        _me: ActorRef<Self::Msg>,
+        me: ActorRef<Self::Msg>,
         cx: Cx,
     ) -> Result<Self::State, ActorProcessingErr> {
         let lease = cx.store.own(Owner::Notifier).await?;
+        // What a predecessor was told and did not come to.
+        cx.notifier.own(me).tell(NotifierMsg::Look);
         let mut recent: Vec<Notice> = Vec::new();
         for notice in crate::tenant::pages::<Notice>(&cx, &Scope::All) {
             recent.push(notice?);
@@ -161,17 +215,17 @@ impl Actor for Notifier {
     async fn handle(
         &self,
         me: ActorRef<Self::Msg>,
-        message: Self::Msg,
+        told: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        match message {
-            NotifierMsg::Tell {
-                tenant,
-                code,
-                subject,
-                text,
-            } => {
-                state.tell(tenant, code, subject, text).await;
+        let me = state.cx.notifier.own(me);
+        match told.msg {
+            NotifierMsg::Look => {
+                state.cx.notices.nudge.heard();
+                while let Some(news) = state.cx.notices.first() {
+                    state.tell(news).await;
+                    state.cx.notices.done();
+                }
                 state.sweep().await;
             }
             NotifierMsg::Due(row, reply) => answer(reply, state.call(me, row).await),
@@ -203,13 +257,13 @@ impl NotifierState {
         Some(self.cx.config.notifier.webhook_url.as_str()).filter(|url| !url.is_empty())
     }
 
-    async fn tell(
-        &mut self,
-        tenant: Option<TenantId>,
-        code: NoticeCode,
-        subject: String,
-        text: String,
-    ) {
+    async fn tell(&mut self, news: News) {
+        let News {
+            tenant,
+            code,
+            subject,
+            text,
+        } = news;
         let now = self.cx.now();
         let muted = |old: &Notice| {
             old.code == code.name()
@@ -295,7 +349,7 @@ impl NotifierState {
         }
     }
 
-    async fn call(&mut self, me: ActorRef<NotifierMsg>, row: DueRow) -> Result<(), Refusal> {
+    async fn call(&mut self, me: Own<NotifierMsg>, row: DueRow) -> Result<(), Refusal> {
         let DueWork::Notice(id) = row.work else {
             return Err(Refusal::NotFound { what: "notice" });
         };
@@ -335,7 +389,7 @@ impl NotifierState {
                 Err(why) => Err(why),
             };
             // A notifier that is gone finds the row again.
-            drop(me.send_message(NotifierMsg::Called(id, next, result)));
+            me.tell(NotifierMsg::Called(id, next, result));
         });
         Ok(())
     }

@@ -47,7 +47,8 @@ pub(crate) use self::outcome::Tried;
 use self::outcome::next_step;
 use crate::{
     context::{Cx, Nudge, Reply, answer, watch_commits},
-    platform::TreeNode,
+    mailbox::{Mailbox, Own, Place, Told},
+    platform::{TreeNode, TreePart, TreeQuery},
     refusal::Refusal,
     site::{SiteActor, SiteMsg},
     supervision::{Budget, Record, Sentence},
@@ -69,6 +70,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A commit that found the store's queue full, or the disk, is made again after this.
 const COMMIT_AGAIN: Duration = Duration::from_millis(500);
+/// Sites that are awake at once, at some 12 KB each: mail for more of them waits until some have been idle.
+const SITES_MAX: usize = 4096;
+/// Mail for a site that has no place waits this long.
+const SITE_FULL_AGAIN: Duration = Duration::from_mins(1);
+/// While there is no place for another, a site is put to sleep when it has been idle for this long.
+const SITE_IDLE_WHEN_FULL: Duration = Duration::from_secs(1);
+/// Rows that cannot be read or written which are remembered; beyond it they are reported again.
+const BAD_MAX: usize = 4096;
+/// What sites have handled is marked this often, so that `admin tree` can tell what is recent.
+const COUNT_EVERY: Duration = Duration::from_secs(15);
 /// A site without work for this long is put to sleep.
 const SITE_IDLE: Duration = Duration::from_mins(10);
 
@@ -93,14 +104,16 @@ pub(crate) enum OutboundMsg {
     Drain,
     /// A tenant may send again: look at its held mail now.
     Release(TenantId),
-    /// Go on releasing a tenant's mail, behind this place of the queue.
-    ReleaseFrom(TenantId, Vec<u8>),
+    /// Go on releasing the mail of this tenant, or of all that may send, behind this place of the queue.
+    ReleaseFrom(Option<TenantId>, Vec<u8>),
     /// Rows of released mail are on disk.
     Released(Vec<Key>),
     /// A site did not start. From the watcher of its start.
     SiteFailed(ActorId, String),
     /// Who waits and where? From operators.
-    Sites(Reply<Vec<TreeNode>>),
+    Sites(TreeQuery, Reply<TreePart>),
+    /// End a site in the middle of whatever it does. From operators.
+    Kill(String, String, Reply<()>),
     /// Free a parked site. From operators.
     Unpark(String, Reply<()>),
 }
@@ -114,7 +127,9 @@ pub(crate) struct InFlight {
     pub(crate) give_back: Vec<Take>,
     /// Whether somebody is at work on it. While it waits for its turn nobody is.
     pub(crate) busy: Option<Busy>,
-    outbound: Option<ActorRef<OutboundMsg>>,
+    /// Its place at a site, from when it is handed over until it ends.
+    place: Option<Place>,
+    outbound: Option<Own<OutboundMsg>>,
 }
 
 /// Outbound's actor.
@@ -124,7 +139,7 @@ pub(crate) struct Outbound;
 pub(crate) struct OutboundState {
     cx: Cx,
     lease: Lease,
-    me: ActorRef<OutboundMsg>,
+    me: Own<OutboundMsg>,
     /// Whom somebody works on, where its row lies, and whose it is.
     in_flight: BTreeMap<Key, (PolicyTime, TenantId)>,
     /// How many of them each tenant has.
@@ -138,6 +153,10 @@ pub(crate) struct OutboundState {
     nudge: Nudge,
     /// Whether the last look left due rows behind for lack of room.
     backlog: bool,
+    /// How many recipients may be in flight, over all tenants.
+    in_flight_max: usize,
+    /// When what sites have handled was last marked.
+    counted_at: Instant,
 }
 
 struct Site {
@@ -145,6 +164,10 @@ struct Site {
     record: Record,
     parked: Option<String>,
     last_used: Instant,
+    /// Deliveries that wait there or are under way.
+    deliveries: Arc<Mailbox>,
+    /// Why an operator has ended it, until it has.
+    killed: Option<String>,
 }
 
 // === impl InFlight ===
@@ -161,9 +184,10 @@ impl InFlight {
 
     /// Says how it ended. Nothing goes back to the queue but by that outcome.
     pub(crate) fn end(mut self, outcome: Tried) {
+        self.place = None;
         if let Some(outbound) = self.outbound.take() {
             // An outbound that is gone finds the row again when it is back.
-            drop(outbound.send_message(OutboundMsg::Tried(self, outcome)));
+            outbound.tell(OutboundMsg::Tried(self, outcome));
         }
     }
 }
@@ -172,7 +196,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(outbound) = self.outbound.take() {
             // An outbound that is gone finds the row again when it is back.
-            drop(outbound.send_message(OutboundMsg::Returned(self.key())));
+            outbound.tell(OutboundMsg::Returned(self.key()));
         }
     }
 }
@@ -180,7 +204,7 @@ impl Drop for InFlight {
 // === impl Actor for Outbound ===
 
 impl Actor for Outbound {
-    type Msg = OutboundMsg;
+    type Msg = Told<OutboundMsg>;
     type State = OutboundState;
     type Arguments = Cx;
 
@@ -190,7 +214,11 @@ impl Actor for Outbound {
         cx: Cx,
     ) -> Result<Self::State, ActorProcessingErr> {
         let lease = cx.store.own(Owner::Outbound).await?;
+        let me = cx.outbound.own(me);
+        let wanted = usize::try_from(cx.config.outbound.concurrency.queue_messages);
         let state = OutboundState {
+            in_flight_max: wanted.unwrap_or(IN_FLIGHT_MAX).min(IN_FLIGHT_MAX),
+            counted_at: Instant::now(),
             cx,
             lease,
             me: me.clone(),
@@ -209,17 +237,19 @@ impl Actor for Outbound {
             me.clone(),
             OutboundMsg::Look,
         );
-        me.send_message(OutboundMsg::Look(state.cx.ports.activity.begin()))?;
+        // A release that was told to a predecessor and not done would leave mail held for hours.
+        me.tell(OutboundMsg::ReleaseFrom(None, Vec::new()));
+        me.tell(OutboundMsg::Look(state.cx.ports.activity.begin()));
         Ok(state)
     }
 
     async fn handle(
         &self,
         _me: ActorRef<Self::Msg>,
-        message: Self::Msg,
+        told: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        match message {
+        match told.msg {
             OutboundMsg::Look(_busy) => {
                 state.nudge.heard();
                 state.look()?;
@@ -230,11 +260,12 @@ impl Actor for Outbound {
             OutboundMsg::Settled(key) => state.settled(key)?,
             OutboundMsg::Returned(key) => state.returned(key)?,
             OutboundMsg::Drain => state.drain(),
-            OutboundMsg::Release(tenant) => state.release(tenant, None)?,
-            OutboundMsg::ReleaseFrom(tenant, after) => state.release(tenant, Some(&after))?,
+            OutboundMsg::Release(tenant) => state.release(Some(tenant), &[])?,
+            OutboundMsg::ReleaseFrom(tenant, after) => state.release(tenant, &after)?,
             OutboundMsg::Released(keys) => state.released(&keys)?,
             OutboundMsg::SiteFailed(actor, why) => state.site_ended(actor, Some(why)),
-            OutboundMsg::Sites(reply) => answer(reply, Ok(state.tree())),
+            OutboundMsg::Sites(query, reply) => answer(reply, Ok(state.tree(&query))),
+            OutboundMsg::Kill(address, why, reply) => answer(reply, state.kill(&address, why)),
             OutboundMsg::Unpark(address, reply) => answer(reply, state.unpark(&address)),
         }
         Ok(())
@@ -250,7 +281,8 @@ impl Actor for Outbound {
             SupervisionEvent::ActorFailed(who, why) => {
                 state.site_ended(who.get_id(), Some(why.to_string()));
             }
-            SupervisionEvent::ActorTerminated(who, _, _) => state.site_ended(who.get_id(), None),
+            // Who rests gives no reason; who was killed has one.
+            SupervisionEvent::ActorTerminated(who, _, why) => state.site_ended(who.get_id(), why),
             _ => {}
         }
         Ok(())
@@ -267,8 +299,14 @@ impl OutboundState {
         }
         let now = self.cx.now();
         let mut after: Option<Vec<u8>> = None;
-        self.backlog = self.in_flight.len() >= IN_FLIGHT_MAX;
-        while self.in_flight.len() < IN_FLIGHT_MAX {
+        // While memory is short the queue waits on disk; the timer looks again.
+        let room = if self.cx.memory.is_short() {
+            0
+        } else {
+            self.in_flight_max
+        };
+        self.backlog = self.in_flight.len() >= room;
+        while self.in_flight.len() < room {
             let (page, damaged) = self.cx.store.sound_page::<QueueEntry>(
                 &Scope::Before(now),
                 after.as_deref(),
@@ -306,13 +344,16 @@ impl OutboundState {
 
     fn take_up_within_limits(&mut self, entry: QueueEntry) {
         let of_tenant = self.of_tenant.get(&entry.tenant).copied().unwrap_or(0);
-        if self.in_flight.len() >= IN_FLIGHT_MAX || of_tenant >= IN_FLIGHT_OF_TENANT_MAX {
+        if self.in_flight.len() >= self.in_flight_max || of_tenant >= IN_FLIGHT_OF_TENANT_MAX {
             self.backlog = true;
             return;
         }
         let key = (entry.message, entry.recipient);
         if let Err(why) = self.take_up(entry) {
             tracing::error!(message = %key.0, %why, "a message cannot be read; it waits for an operator");
+            if self.bad.len() >= BAD_MAX {
+                self.bad.clear();
+            }
             self.bad.insert(key);
         }
     }
@@ -339,7 +380,7 @@ impl OutboundState {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             // An outbound that is gone looks when it is back.
-            drop(me.send_message(OutboundMsg::Look(activity.begin())));
+            me.tell(OutboundMsg::Look(activity.begin()));
         });
         self.timer = Some(timer.abort_handle());
         Ok(())
@@ -404,7 +445,7 @@ impl OutboundState {
         &self,
         entry: QueueEntry,
         message: Message,
-        outbound: Option<ActorRef<OutboundMsg>>,
+        outbound: Option<Own<OutboundMsg>>,
     ) -> InFlight {
         InFlight {
             entry,
@@ -412,6 +453,7 @@ impl OutboundState {
             lease: self.lease.clone(),
             give_back: Vec::new(),
             busy: Some(self.cx.ports.activity.begin()),
+            place: None,
             outbound,
         }
     }
@@ -448,13 +490,15 @@ impl OutboundState {
         });
     }
 
-    /// Moves a tenant's held mail to now, a page at a time. Its age begins anew: it was not its fault.
+    /// Moves the held mail of a tenant, or of all that may send, to now, a page at a time. Its age begins anew:
+    /// it was not its fault.
     fn release(
         &mut self,
-        tenant: TenantId,
-        after: Option<&[u8]>,
+        tenant: Option<TenantId>,
+        after: &[u8],
     ) -> Result<(), ActorProcessingErr> {
         let now = self.cx.now();
+        let after = Some(after).filter(|after| !after.is_empty());
         let (page, _) = self
             .cx
             .store
@@ -465,12 +509,12 @@ impl OutboundState {
         let held = page
             .items
             .into_iter()
-            .filter(|entry| entry.tenant == tenant && entry.held && self.is_free(entry));
+            .filter(|entry| entry.held && self.is_free(entry) && self.is_released(tenant, entry));
         for entry in held.collect::<Vec<_>>() {
             let key = (entry.message, entry.recipient);
             // Nobody may take it up from its old place while its row moves.
-            self.in_flight.insert(key, (entry.due_at, tenant));
-            *self.of_tenant.entry(tenant).or_default() += 1;
+            self.in_flight.insert(key, (entry.due_at, entry.tenant));
+            *self.of_tenant.entry(entry.tenant).or_default() += 1;
             keys.push(key);
             batch.remove::<QueueEntry>(&(entry.due_at, entry.message, entry.recipient));
             batch.put(&QueueEntry {
@@ -480,19 +524,28 @@ impl OutboundState {
                 ..entry
             });
         }
-        let (committed, me) = (self.cx.store.commit(batch), self.me.clone());
-        self.cx.spawn(async move {
-            if let Err(why) = committed.await {
-                tracing::warn!(%why, %tenant, "held mail was not released; it is looked at again in hours");
-            }
-            // An outbound that is gone looks when it is back.
-            drop(me.send_message(OutboundMsg::Released(keys)));
-        });
+        if !keys.is_empty() {
+            let (committed, me) = (self.cx.store.commit(batch), self.me.clone());
+            self.cx.spawn(async move {
+                if let Err(why) = committed.await {
+                    tracing::warn!(%why, "held mail was not released; it is looked at again in hours");
+                }
+                // An outbound that is gone releases it when it is back.
+                me.tell(OutboundMsg::Released(keys));
+            });
+        }
         if let Some(next) = page.next {
-            self.me
-                .send_message(OutboundMsg::ReleaseFrom(tenant, next))?;
+            self.me.tell(OutboundMsg::ReleaseFrom(tenant, next));
         }
         Ok(())
+    }
+
+    fn is_released(&self, tenant: Option<TenantId>, entry: &QueueEntry) -> bool {
+        if let Some(tenant) = tenant {
+            return entry.tenant == tenant;
+        }
+        let tenant = self.cx.store.get::<Tenant>(&entry.tenant).ok().flatten();
+        tenant.is_some_and(|tenant| tenant.status.may_act())
     }
 
     fn released(&mut self, keys: &[Key]) -> Result<(), ActorProcessingErr> {
@@ -558,7 +611,7 @@ impl OutboundState {
                 }
                 Err(why @ (CommitError::Stale { .. } | CommitError::Failed { .. })) => {
                     // Somebody else owns the rows now, or nobody can write any more.
-                    return me.stop(Some(format!("an outcome was not committed: {why}")));
+                    return me.stop(format!("an outcome was not committed: {why}"));
                 }
                 Err(why) if whole => OutboundMsg::Reduce(flight, outcome, why.to_string()),
                 Err(why) => {
@@ -568,7 +621,7 @@ impl OutboundState {
                 }
             };
             // An outbound that is gone finds the rows when it is back.
-            drop(me.send_message(news));
+            me.tell(news);
         });
     }
 
@@ -576,7 +629,7 @@ impl OutboundState {
     fn settled(&mut self, key: Key) -> Result<(), ActorProcessingErr> {
         self.end_flight(key);
         // A look reads every row in flight again, so it waits until there is room for many.
-        if self.backlog && self.in_flight.len() <= IN_FLIGHT_MAX / 2 {
+        if self.backlog && self.in_flight.len() <= self.in_flight_max / 2 {
             self.look()
         } else {
             Ok(())
@@ -710,11 +763,11 @@ impl OutboundState {
                 })
             });
             // An outbound that is gone finds the row again when it is back.
-            drop(me.send_message(OutboundMsg::Routed(flight, hosts)));
+            me.tell(OutboundMsg::Routed(flight, hosts));
         });
     }
 
-    fn routed(&mut self, flight: InFlight, route: Result<Vec<MxHost>, DnsError>) {
+    fn routed(&mut self, mut flight: InFlight, route: Result<Vec<MxHost>, DnsError>) {
         if self.cx.draining() {
             return drop(flight);
         }
@@ -747,14 +800,18 @@ impl OutboundState {
         let source = self.cx.rules.source_for(&flight.entry);
         let site = (source.address, site_of(&names));
         match self.site(&site, &provider) {
-            // A site that is just ending drops the letter, and with it the delivery comes back.
-            Ok(actor) => drop(actor.send_message(SiteMsg::Deliver {
-                flight,
-                hosts,
-                provider,
-            })),
-            Err(why) => {
-                let until = self.cx.now().after(SITE_AGAIN);
+            Ok((actor, place)) => {
+                flight.place = Some(place);
+                let delivery = SiteMsg::Deliver {
+                    flight,
+                    hosts,
+                    provider,
+                };
+                // A site that is just ending drops the letter, and with it the delivery comes back.
+                drop(actor.send_message(delivery));
+            }
+            Err((why, again)) => {
+                let until = self.cx.now().after(again);
                 flight.end(Tried::Waiting {
                     provider,
                     why,
@@ -764,24 +821,32 @@ impl OutboundState {
         }
     }
 
+    /// The actor of a site and a place there, or why there is none and when to try again.
     fn site(
         &mut self,
         key: &(IpAddr, String),
         provider: &str,
-    ) -> Result<ActorRef<SiteMsg>, String> {
+    ) -> Result<(ActorRef<SiteMsg>, Place), (String, Duration)> {
+        if !self.sites.contains_key(key) && !self.has_place_for_a_site() {
+            let why = format!("mail for {SITES_MAX} sites is under way");
+            return Err((why, SITE_FULL_AGAIN));
+        }
         let new = || Site {
             actor: None,
             record: Record::default(),
             parked: None,
             last_used: Instant::now(),
+            deliveries: Arc::default(),
+            killed: None,
         };
         let site = self.sites.entry(key.clone()).or_insert_with(new);
         site.last_used = Instant::now();
+        let place = site.deliveries.own();
         if let Some(why) = &site.parked {
-            return Err(format!("the site {} is parked: {why}", key.1));
+            return Err((format!("the site {} is parked: {why}", key.1), SITE_AGAIN));
         }
         if let Some(actor) = &site.actor {
-            return Ok(actor.clone());
+            return Ok((actor.clone(), place));
         }
         let args = (
             Arc::clone(&self.cx),
@@ -790,17 +855,31 @@ impl OutboundState {
             provider.to_owned(),
         );
         let (actor, start) =
-            ActorRuntime::spawn_linked_instant(None, SiteActor, args, self.me.get_cell())
-                .map_err(|why| format!("the site {} did not start: {why}", key.1))?;
+            ActorRuntime::spawn_linked_instant(None, SiteActor, args, self.me.cell()).map_err(
+                |why| {
+                    (
+                        format!("the site {} did not start: {why}", key.1),
+                        SITE_AGAIN,
+                    )
+                },
+            )?;
         site.actor = Some(actor.clone());
         let (me, id) = (self.me.clone(), actor.get_id());
         self.cx.spawn_waiting(async move {
             // A site that fails to start is not linked yet: no supervision event tells of it.
             if let Ok(Err(why)) = start.await {
-                drop(me.send_message(OutboundMsg::SiteFailed(id, why.to_string())));
+                me.tell(OutboundMsg::SiteFailed(id, why.to_string()));
             }
         });
-        Ok(actor)
+        Ok((actor, place))
+    }
+
+    /// Whether another site may be awake. When there are too many the idle ones are sent to sleep.
+    fn has_place_for_a_site(&mut self) -> bool {
+        if self.sites.len() >= SITES_MAX {
+            self.put_to_sleep(SITE_IDLE_WHEN_FULL);
+        }
+        self.sites.len() < SITES_MAX
     }
 
     fn site_ended(&mut self, actor: ActorId, failure: Option<String>) {
@@ -813,7 +892,10 @@ impl OutboundState {
             return;
         };
         site.actor = None;
-        let Some(why) = failure else { return };
+        let killed = site.killed.take();
+        let Some(why) = failure.map(|why| killed.unwrap_or(why)) else {
+            return;
+        };
         self.cx.metrics.failures.inc();
         tracing::warn!(site = %key.1, source = %key.0, %why, "a site failed");
         if site
@@ -826,11 +908,21 @@ impl OutboundState {
         }
     }
 
-    /// A site that has been idle for long ends itself when it is told to rest; its row knows its pace.
     fn put_idle_sites_to_sleep(&mut self) {
         let now = Instant::now();
+        if now.duration_since(self.counted_at) >= COUNT_EVERY {
+            self.counted_at = now;
+            self.sites.values().for_each(|site| site.deliveries.mark());
+        }
+        self.put_to_sleep(SITE_IDLE);
+    }
+
+    /// A site that has been idle for long ends itself when it is told to rest; its row knows its pace.
+    fn put_to_sleep(&mut self, idle: Duration) {
+        let now = Instant::now();
         for site in self.sites.values_mut() {
-            if now.duration_since(site.last_used) >= SITE_IDLE
+            if now.duration_since(site.last_used) >= idle
+                && site.deliveries.depth() == 0
                 && let Some(actor) = &site.actor
             {
                 site.last_used = now;
@@ -838,11 +930,28 @@ impl OutboundState {
                 drop(actor.send_message(SiteMsg::Rest));
             }
         }
+        // A record is kept for as long as its failures count.
+        let kept = idle.max(Budget::ENTITY.within);
         self.sites.retain(|_, site| {
             site.actor.is_some()
                 || site.parked.is_some()
-                || now.duration_since(site.last_used) < SITE_IDLE
+                || now.duration_since(site.last_used) < kept
         });
+    }
+
+    /// Ends a site at once. What waited there goes back to the queue; what is under way ends by itself.
+    fn kill(&mut self, address: &str, why: String) -> Result<(), Refusal> {
+        let awake = self
+            .sites
+            .iter_mut()
+            .filter(|(key, _)| site_address(key) == address)
+            .find_map(|(_, site)| Some((site.actor.clone()?, site)));
+        let (actor, site) = awake.ok_or(Refusal::NotFound {
+            what: "running actor",
+        })?;
+        site.killed = Some(why);
+        actor.kill();
+        Ok(())
     }
 
     fn drain(&self) {
@@ -868,19 +977,49 @@ impl OutboundState {
         Ok(())
     }
 
-    fn tree(&self) -> Vec<TreeNode> {
+    fn tree(&self, query: &TreeQuery) -> TreePart {
+        let of = query.of.as_str();
+        let is_asked_for = |(key, site): &(&(IpAddr, String), &Site)| {
+            of.is_empty()
+                || of == "site"
+                || of == site.state()
+                || (of == TreeQuery::FAILED && site.record.total() > 0)
+                || (of.contains('/') && site_address(key) == of)
+        };
+        let mut matching: Vec<_> = self.sites.iter().filter(is_asked_for).collect();
+        let count = matching.len();
+        matching.sort_by_key(|(_, site)| site.rank());
+        matching.truncate(query.limit);
         let node = |(key, site): (&(IpAddr, String), &Site)| TreeNode {
             address: site_address(key),
-            state: match (&site.parked, &site.actor) {
-                (Some(_), _) => "parked",
-                (None, Some(_)) => "running",
-                (None, None) => "asleep",
-            },
-            depth: 0,
+            state: site.state(),
+            depth: site.deliveries.depth(),
+            recent: site.deliveries.recent(),
             restarts: site.record.total(),
             last_failure: site.record.last().map(str::to_owned),
         };
-        self.sites.iter().map(node).collect()
+        TreePart {
+            nodes: matching.into_iter().map(node).collect(),
+            matching: count,
+        }
+    }
+}
+
+// === impl Site ===
+
+impl Site {
+    fn state(&self) -> &'static str {
+        match (&self.parked, &self.actor) {
+            (Some(_), _) => "parked",
+            (None, Some(_)) => "running",
+            (None, None) => "asleep",
+        }
+    }
+
+    /// What comes first for an operator: small is early.
+    fn rank(&self) -> impl Ord + use<> {
+        let (depth, recent) = (self.deliveries.depth(), self.deliveries.recent());
+        (self.parked.is_none(), usize::MAX - depth, u64::MAX - recent)
     }
 }
 

@@ -163,15 +163,51 @@ pub struct Why {
     pub gates: Vec<Gate>,
 }
 
+/// Which nodes of the tree are asked for.
+#[derive(Debug, Clone)]
+pub struct TreeQuery {
+    /// A kind (`service`, `site`, `tenant`, `domain`, `inbox`), a state (`parked`, …), [`TreeQuery::FAILED`], a
+    /// tenant's id, or an address; empty for all.
+    pub of: String,
+    /// Most nodes of each part of the tree: services, sites, actors.
+    pub limit: usize,
+}
+
+/// The tree as operators see it.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    /// Services, then sites, then the others; in each part those in trouble first, then the deepest, then the
+    /// busiest.
+    pub nodes: Vec<TreeNode>,
+    /// Nodes that match and are not listed.
+    pub left_out: usize,
+    /// Letters under way, and how many may be.
+    pub letters: (usize, usize),
+    /// Recipients being routed or tried, and how many may be.
+    pub in_flight: (usize, usize),
+    /// Tasks of the tree.
+    pub tasks: usize,
+}
+
+/// What one part of the tree knows.
+#[derive(Debug, Clone)]
+pub(crate) struct TreePart {
+    pub(crate) nodes: Vec<TreeNode>,
+    /// Of how many these are the first.
+    pub(crate) matching: usize,
+}
+
 /// One node of the tree, for operators.
 #[derive(Debug, Clone)]
 pub struct TreeNode {
     /// As in `inbox/inb_…`.
     pub address: String,
-    /// `running`, `idle`, `parked`, `stopping`.
+    /// `running`, `restarting`, `stopping`, `asleep`, `parked`.
     pub state: &'static str,
-    /// Messages waiting.
+    /// Letters waiting; at a site, deliveries waiting and under way.
     pub depth: usize,
+    /// Letters handled within the last quarter of a minute or so.
+    pub recent: u64,
     /// Failures since the start.
     pub restarts: u32,
     /// The last failure.
@@ -187,6 +223,31 @@ pub struct Component {
     pub ok: bool,
     /// What is wrong, or a figure.
     pub detail: String,
+}
+
+impl TreeQuery {
+    /// Asks for those that have failed since the start.
+    pub const FAILED: &'static str = "failed";
+    /// Nodes of each part that a person can look through.
+    pub const LIMIT: usize = 50;
+}
+
+impl Default for TreeQuery {
+    fn default() -> Self {
+        Self {
+            of: String::new(),
+            limit: Self::LIMIT,
+        }
+    }
+}
+
+impl From<&str> for TreeQuery {
+    fn from(of: &str) -> Self {
+        Self {
+            of: of.to_owned(),
+            ..Self::default()
+        }
+    }
 }
 
 /// The whole tree, cheap to clone. Its methods stand in the files of their owners; lists and single rows are

@@ -16,7 +16,7 @@ use crate::{
     domain::DomainState,
     naming::{self, Name},
     refusal::Refusal,
-    vault::VaultMsg,
+    vault::{self, VaultMsg},
 };
 
 /// Inboxes made in one commit: some hundred row writes, a few milliseconds.
@@ -101,9 +101,7 @@ async fn make_chunk(state: &mut DomainState, job: &mut Job, row: &DueRow) -> Res
     let passwords = state
         .cx
         .vault
-        .ask("the vault", |reply| {
-            VaultMsg::MakePasswords(state.tenant, n as usize, reply)
-        })
+        .ask(|reply| VaultMsg::MakePasswords(state.tenant, n as usize, reply))
         .await?;
     step.done += n;
     let finished = step.done == step.total;
@@ -152,10 +150,7 @@ async fn make_chunk(state: &mut DomainState, job: &mut Job, row: &DueRow) -> Res
     let committed = state.cx.store.commit(batch).await;
     if let Err(why) = committed {
         // Nothing of the chunk happened; its passwords have no inbox. The clock offers the row again.
-        state
-            .cx
-            .vault
-            .tell(VaultMsg::Forget(state.tenant, passwords));
+        vault::forget(&state.cx, state.tenant, passwords);
         return Err(match why {
             // Somebody took one of the names between our look and the commit: other names next time.
             CommitError::Taken { .. } => Refusal::Busy {

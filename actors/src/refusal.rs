@@ -130,6 +130,8 @@ impl Refusal {
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(30);
 /// What a client is told to wait when a bounded queue is full: it empties in milliseconds.
 pub(crate) const RETRY_BUSY: Duration = Duration::from_secs(1);
+/// What a client is told to wait when memory is short: a few readings long.
+pub(crate) const RETRY_MEMORY: Duration = Duration::from_secs(10);
 
 impl From<CommitError> for Refusal {
     fn from(error: CommitError) -> Self {

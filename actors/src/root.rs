@@ -16,6 +16,7 @@ use crate::{
     clock::Clock,
     context::{Cx, Reply, answer},
     directory::Directory,
+    mailbox::Mailbox,
     notifier::Notifier,
     outbound::Outbound,
     platform::TreeNode,
@@ -30,6 +31,8 @@ pub(crate) enum RootMsg {
     Start(Service),
     /// Who runs? From operators.
     Tree(Reply<Vec<TreeNode>>),
+    /// End a service in the middle of whatever it does. From operators.
+    Kill(Service, String, Reply<()>),
     /// Free a parked service. From operators.
     Unpark(Service, Reply<()>),
 }
@@ -56,9 +59,11 @@ pub(crate) struct RootState {
 
 #[derive(Default)]
 struct Running {
-    actor: Option<ActorId>,
+    actor: Option<ActorCell>,
     record: Record,
     parked: bool,
+    /// Why an operator has ended it, until it has.
+    killed: Option<String>,
 }
 
 // === impl Service ===
@@ -71,6 +76,11 @@ impl Service {
         Self::Outbound,
         Self::Clock,
     ];
+
+    /// The service of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|service| service.name() == name)
+    }
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -127,6 +137,7 @@ impl Actor for Root {
                 }
             }
             RootMsg::Tree(reply) => answer(reply, Ok(state.tree())),
+            RootMsg::Kill(service, why, reply) => answer(reply, state.kill(service, why)),
             RootMsg::Unpark(service, reply) => {
                 let running = state.services.entry(service).or_default();
                 running.record.forgive();
@@ -166,54 +177,78 @@ impl Actor for Root {
 impl RootState {
     async fn start(&mut self, service: Service) -> Result<(), ActorProcessingErr> {
         let (cx, root) = (Arc::clone(&self.cx), self.me.get_cell());
-        let id = match service {
+        let cell = match service {
             Service::Vault => {
                 let (actor, _) =
                     ActorRuntime::spawn_linked(None, Vault, Arc::clone(&cx), root).await?;
                 cx.vault.put(Some(actor.clone()));
-                id_of(&actor.get_cell())
+                actor.get_cell()
             }
             Service::Directory => {
                 let (actor, _) =
                     ActorRuntime::spawn_linked(None, Directory, Arc::clone(&cx), root).await?;
                 cx.directory.put(Some(actor.clone()));
-                id_of(&actor.get_cell())
+                actor.get_cell()
             }
             Service::Notifier => {
                 let (actor, _) =
                     ActorRuntime::spawn_linked(None, Notifier, Arc::clone(&cx), root).await?;
                 cx.notifier.put(Some(actor.clone()));
-                id_of(&actor.get_cell())
+                actor.get_cell()
             }
             Service::Outbound => {
                 let (actor, _) =
                     ActorRuntime::spawn_linked(None, Outbound, Arc::clone(&cx), root).await?;
                 cx.outbound.put(Some(actor.clone()));
-                id_of(&actor.get_cell())
+                actor.get_cell()
             }
             Service::Clock => {
                 let (actor, _) =
                     ActorRuntime::spawn_linked(None, Clock, Arc::clone(&cx), root).await?;
-                id_of(&actor.get_cell())
+                cx.clock.put(Some(actor.clone()));
+                actor.get_cell()
             }
         };
-        self.services.entry(service).or_default().actor = Some(id);
+        self.services.entry(service).or_default().actor = Some(cell);
+        Ok(())
+    }
+
+    /// Ends a budgeted service. A fatal one would take the process along: that is what a drain is for.
+    fn kill(&mut self, service: Service, why: String) -> Result<(), Refusal> {
+        if service.is_fatal() {
+            return Err(Refusal::Conflict {
+                code: "fatal_service",
+                why: format!(
+                    "the death of the {} ends the daemon; restart the daemon instead",
+                    service.name()
+                ),
+            });
+        }
+        let running = self.services.get_mut(&service);
+        let awake = running.and_then(|running| Some((running.actor.clone()?, running)));
+        let (actor, running) = awake.ok_or(Refusal::NotFound {
+            what: "running actor",
+        })?;
+        running.killed = Some(why);
+        actor.kill();
         Ok(())
     }
 
     fn ended(&mut self, actor: ActorId, why: String) {
         let found = self
             .services
-            .iter()
-            .find(|(_, running)| running.actor == Some(actor))
-            .map(|(service, _)| *service);
-        let Some(service) = found else { return };
+            .iter_mut()
+            .find(|(_, running)| running.is(actor))
+            .map(|(service, running)| (*service, running.killed.take()));
+        let Some((service, killed)) = found else {
+            return;
+        };
         match service {
             Service::Notifier => self.cx.notifier.put(None),
             Service::Outbound => self.cx.outbound.put(None),
             _ => {}
         }
-        self.failed(service, why);
+        self.failed(service, killed.unwrap_or(why));
     }
 
     fn failed(&mut self, service: Service, why: String) {
@@ -247,19 +282,36 @@ impl RootState {
     fn tree(&self) -> Vec<TreeNode> {
         let node = |(service, running): (&Service, &Running)| TreeNode {
             address: service.name().to_owned(),
-            state: match (running.parked, running.actor) {
+            state: match (running.parked, &running.actor) {
                 (true, _) => "parked",
                 (false, Some(_)) => "running",
                 (false, None) => "restarting",
             },
-            depth: 0,
+            depth: self.mailbox(*service).depth(),
+            recent: self.mailbox(*service).recent(),
             restarts: running.record.total(),
             last_failure: running.record.last().map(str::to_owned),
         };
         self.services.iter().map(node).collect()
     }
+
+    fn mailbox(&self, service: Service) -> &Mailbox {
+        match service {
+            Service::Vault => self.cx.vault.mailbox(),
+            Service::Directory => self.cx.directory.mailbox(),
+            Service::Notifier => self.cx.notifier.mailbox(),
+            Service::Outbound => self.cx.outbound.mailbox(),
+            Service::Clock => self.cx.clock.mailbox(),
+        }
+    }
 }
 
-fn id_of(cell: &ActorCell) -> ActorId {
-    cell.get_id()
+// === impl Running ===
+
+impl Running {
+    fn is(&self, actor: ActorId) -> bool {
+        self.actor
+            .as_ref()
+            .is_some_and(|running| running.get_id() == actor)
+    }
 }

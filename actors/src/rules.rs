@@ -13,7 +13,7 @@ use inboxgrove_mail::smtp::{
     tls::{Trust, client_config},
 };
 use inboxgrove_model::{
-    DomainName, PolicyTime,
+    DomainName, InboxId, PolicyTime, TenantId,
     budget::{BudgetKey, Take, Window},
     domain::DomainStatus,
     message::QueueEntry,
@@ -43,6 +43,8 @@ pub(crate) struct Rules {
     pub(crate) pack: RulePack,
     pub(crate) sources: Vec<SourceRule>,
     caps: inboxgrove_config::Caps,
+    /// What an inbox may receive in a day, in KiB.
+    received_kib_max: u32,
     pub(crate) checks: Checks,
     pub(crate) outbound: OutboundRules,
     pub(crate) gateways: Vec<Cidr>,
@@ -129,6 +131,7 @@ impl Rules {
             pack: RulePack::builtin(),
             sources: sources_of(config, &own_name)?,
             caps: config.outbound.caps.clone(),
+            received_kib_max: config.inbound.limits.inbox_mib_per_day.saturating_mul(1024),
             checks: Checks {
                 pending_every: PENDING_EVERY,
                 proven_every: PROVEN_EVERY,
@@ -222,6 +225,23 @@ impl Rules {
                 caps.source_site_per_day,
             ),
         ]
+    }
+
+    /// The take of a message that an inbox receives. Strangers decide what comes, so the day is a UTC day and
+    /// has no hours.
+    pub(crate) fn received_take(
+        &self,
+        tenant: TenantId,
+        inbox: InboxId,
+        kib: u32,
+        now: PolicyTime,
+    ) -> Take {
+        Take {
+            budget: BudgetKey::Received(tenant, inbox),
+            n: kib,
+            hour: hour_window(now, u32::MAX),
+            day: day_window(now, &Zone::utc(), self.received_kib_max),
+        }
     }
 }
 

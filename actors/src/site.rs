@@ -32,7 +32,10 @@ use inboxgrove_model::{
 use inboxgrove_policy::{Outcome, PaceAction, ReplyText, pace, reply, retry::Cause};
 use inboxgrove_store::{Batch, CommitError, Lease, Owner};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout},
+};
 
 use crate::{
     context::Cx,
@@ -76,6 +79,8 @@ pub(crate) enum SiteMsg {
 
 /// An open connection that may carry another message.
 pub(crate) struct Connection {
+    /// Its place among all that are open.
+    _room: OwnedSemaphorePermit,
     session: Session,
     host: String,
     carried: u32,
@@ -208,7 +213,12 @@ impl SiteState {
     }
 
     fn allowance(&self) -> pace::Allowance {
-        pace::allowance(&self.pace, &self.cx.rules.pack.limits(&self.provider))
+        let allowed = pace::allowance(&self.pace, &self.cx.rules.pack.limits(&self.provider));
+        let most = self.cx.config.outbound.concurrency.connections_per_site;
+        pace::Allowance {
+            connections: allowed.connections.min(most),
+            ..allowed
+        }
     }
 
     fn put_off(&self, flight: InFlight, reply: String, until: PolicyTime) {
@@ -443,9 +453,7 @@ impl Attempt {
         let signer = self
             .cx
             .vault
-            .ask("the vault", |reply| {
-                VaultMsg::Signer(tenant, name, selectors, reply)
-            })
+            .ask(|reply| VaultMsg::Signer(tenant, name, selectors, reply))
             .await?;
         let now = self.cx.ports.clock.wall().as_secs();
         let signing = move || {
@@ -516,6 +524,9 @@ impl Attempt {
         address: IpAddr,
         tls: inboxgrove_mail::smtp::client::Tls,
     ) -> Result<Connection, ConnectFailed> {
+        // A semaphore that is never closed. Idle connections give their room back within [`IDLE_MAX`].
+        let room = Arc::clone(&self.cx.connections).acquire_owned().await;
+        let room = room.map_err(|why| ConnectFailed::io(host, &why.to_string()))?;
         let rules = &self.cx.rules.outbound;
         let to = SocketAddr::new(address, rules.mx_port);
         let connecting = self.cx.ports.net.connect(Some(self.source), to);
@@ -533,6 +544,7 @@ impl Attempt {
         options.tls = tls;
         match Session::open(stream, options).await {
             Ok(session) => Ok(Connection {
+                _room: room,
                 session,
                 host: host.to_owned(),
                 carried: 0,

@@ -449,8 +449,10 @@ impl TenantState {
         };
         self.change_status(tenant.clone(), None, "resumed".to_owned())
             .await?;
-        // Held mail goes on; when outbound is just restarting it looks at the queue anyway.
-        self.cx.outbound.tell(OutboundMsg::Release(self.id));
+        if let Err(why) = self.cx.outbound.tell(OutboundMsg::Release(self.id)) {
+            // An outbound that is just restarting releases what may go anyway.
+            tracing::warn!(tenant = %self.id, %why, "held mail is looked at again in hours");
+        }
         Ok(tenant)
     }
 

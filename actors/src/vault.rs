@@ -21,12 +21,15 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::{
-    context::{Cx, Reply, answer},
+    context::{Context, Cx, Reply, answer},
+    mailbox::{Own, Told},
     refusal::{RETRY_BUSY, Refusal},
 };
 
 /// Parsed signers that are kept. Each holds two keys, about 4 KB: parsing one costs 64 % of a signature.
 const SIGNERS_MAX: usize = 4096;
+/// Those that are kept while memory is tight: the domains that send just now.
+const SIGNERS_PRESSED_MAX: usize = 256;
 /// Bytes of chance in a password: 150 bits in 30 letters, far beyond guessing, so a salted hash keeps it.
 const PASSWORD_BYTES: usize = 19;
 /// How the bytes of a password row start: it has never been shown.
@@ -35,9 +38,9 @@ const UNSEEN: u8 = 0;
 const HASHED: u8 = 1;
 const SALT_LEN: usize = 16;
 /// Pairs of DKIM keys made at once: an RSA key takes a core for some 200 ms, and mail needs cores too.
-const KEYS_AT_ONCE: usize = 2;
+const KEYS_AT_ONCE_MAX: usize = 2;
 /// Who may wait for one: at 200 ms each the last waits less than two seconds.
-const KEYS_WAITING: usize = 16;
+const KEYS_WAITING_MAX: usize = 16;
 
 /// What the vault is asked.
 pub(crate) enum VaultMsg {
@@ -57,6 +60,8 @@ pub(crate) enum VaultMsg {
     RotatePassword(TenantId, SecretId, Reply<SecretString>),
     /// Forget secrets whose owner is gone.
     Forget(TenantId, Vec<SecretId>),
+    /// Memory is tight: keep only the signers that were used last.
+    Shrink,
 }
 
 /// A signer's place in the cache: the secrets it was made of.
@@ -87,7 +92,7 @@ pub(crate) struct VaultState {
 // === impl Actor for Vault ===
 
 impl Actor for Vault {
-    type Msg = VaultMsg;
+    type Msg = Told<VaultMsg>;
     type State = VaultState;
     type Arguments = Cx;
 
@@ -102,18 +107,19 @@ impl Actor for Vault {
             lease,
             signers: BTreeMap::new(),
             uses: 0,
-            key_makers: Arc::new(Semaphore::new(KEYS_AT_ONCE)),
-            key_queue: Arc::new(Semaphore::new(KEYS_WAITING)),
+            key_makers: Arc::new(Semaphore::new(KEYS_AT_ONCE_MAX)),
+            key_queue: Arc::new(Semaphore::new(KEYS_WAITING_MAX)),
         })
     }
 
     async fn handle(
         &self,
         me: ActorRef<Self::Msg>,
-        message: Self::Msg,
+        told: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        match message {
+        let me = state.cx.vault.own(me);
+        match told.msg {
             VaultMsg::MakeDkimKeys(tenant, reply) => state.make_keys(me, tenant, reply),
             VaultMsg::MadeDkimKeys(tenant, keys, reply) => {
                 // Nobody would ever use the keys of somebody who has gone away.
@@ -135,6 +141,7 @@ impl Actor for Vault {
                 answer(reply, state.rotate(tenant, id).await);
             }
             VaultMsg::Forget(tenant, ids) => state.forget(tenant, &ids).await,
+            VaultMsg::Shrink => state.keep_latest(SIGNERS_PRESSED_MAX),
         }
         Ok(())
     }
@@ -152,7 +159,7 @@ impl Actor for Vault {
 // === impl VaultState ===
 
 impl VaultState {
-    fn make_keys(&self, me: ActorRef<VaultMsg>, tenant: TenantId, reply: Reply<Vec<DkimSelector>>) {
+    fn make_keys(&self, me: Own<VaultMsg>, tenant: TenantId, reply: Reply<Vec<DkimSelector>>) {
         let Ok(place) = Arc::clone(&self.key_queue).try_acquire_owned() else {
             let refusal = Refusal::Busy {
                 what: "the maker of DKIM keys",
@@ -172,7 +179,7 @@ impl VaultState {
             };
             drop((room, place));
             // A vault that is gone has ended the process already.
-            drop(me.send_message(VaultMsg::MadeDkimKeys(tenant, made, reply)));
+            me.tell(VaultMsg::MadeDkimKeys(tenant, made, reply));
         });
     }
 
@@ -207,7 +214,7 @@ impl VaultState {
 
     fn signer(
         &mut self,
-        me: ActorRef<VaultMsg>,
+        me: Own<VaultMsg>,
         tenant: TenantId,
         name: &DomainName,
         selectors: &[DkimSelector],
@@ -242,7 +249,7 @@ impl VaultState {
                 .await
                 .flatten();
             // A vault that is gone has ended the process already.
-            drop(me.send_message(VaultMsg::Parsed(key, parsed.map(Arc::new), reply)));
+            me.tell(VaultMsg::Parsed(key, parsed.map(Arc::new), reply));
         });
     }
 
@@ -255,17 +262,21 @@ impl VaultState {
             why: format!("a DKIM key of {} does not parse", key.0),
         })?;
         if self.signers.len() >= SIGNERS_MAX {
-            let oldest = self
-                .signers
-                .iter()
-                .min_by_key(|(_, (_, used))| *used)
-                .map(|(key, _)| key.clone());
-            if let Some(oldest) = oldest {
-                self.signers.remove(&oldest);
-            }
+            self.keep_latest(SIGNERS_MAX - SIGNERS_MAX / 16);
         }
         self.signers.insert(key, (Arc::clone(&signer), self.uses));
         Ok(signer)
+    }
+
+    /// Drops the signers that have not been used for longest. Some at a time: to find them all are looked at.
+    fn keep_latest(&mut self, signers_max: usize) {
+        let Some(beyond) = self.signers.len().checked_sub(signers_max + 1) else {
+            return;
+        };
+        let mut uses: Vec<u64> = self.signers.values().map(|(_, used)| *used).collect();
+        let (_, latest_dropped, _) = uses.select_nth_unstable(beyond);
+        let latest_dropped = *latest_dropped;
+        self.signers.retain(|_, (_, used)| *used > latest_dropped);
     }
 
     async fn make_passwords(&self, tenant: TenantId, n: usize) -> Result<Vec<SecretId>, Refusal> {
@@ -340,6 +351,14 @@ impl VaultState {
         let mut bytes = Zeroizing::new([0; PASSWORD_BYTES]);
         self.cx.ports.rng.fill(bytes.as_mut_slice());
         SecretString::from(BASE32_NOPAD.encode(bytes.as_slice()).to_lowercase())
+    }
+}
+
+/// Tells the vault that nobody owns these secrets any more.
+pub(crate) fn forget(cx: &Context, tenant: TenantId, secrets: Vec<SecretId>) {
+    if let Err(why) = cx.vault.tell(VaultMsg::Forget(tenant, secrets)) {
+        // Nothing refers to them: they cost a row each and open nothing.
+        tracing::warn!(%tenant, %why, "secrets without an owner were left behind");
     }
 }
 

@@ -1,13 +1,15 @@
 //! Measures what InboxGrove costs, each thing beside its reference in the same run, and writes
 //! `benches/RESULTS.md`. A reference makes the figures of two machines, or of two loads, comparable.
 //!
-//! `inboxgrove-benches [--rounds N] [--seconds S] [--inboxes N] [--write] [NAME…]`: without names all of them, and then
+//! `inboxgrove-benches [--rounds N] [--seconds S] [--inboxes N] [--active N] [--write] [NAME…]`: without names all of them, and then
 //! the file is written anew; with names only those, and `--write` puts what they found in the place of what stands
-//! there of them. Names: `commits`, `signing`, `sending`, `reading`, `posting`, `scale`. Use a release build:
+//! there of them. Names: `commits`, `signing`, `sending`, `reading`, `posting`, `scale`, `supervision`, `churn`. Use a release build:
 //! `make bench`, or `cargo run --release -p inboxgrove-benches -- reading`.
 
+mod churn;
 mod commits;
 mod conditions;
+mod grove;
 mod http;
 mod installation;
 mod measure;
@@ -20,6 +22,7 @@ mod seeded;
 mod sending;
 mod signing;
 mod sink;
+mod supervision;
 
 use std::{
     fs,
@@ -38,9 +41,10 @@ const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/RESULTS.md");
 const ROUNDS: usize = 5;
 /// How long one sample takes.
 const SAMPLE: Duration = Duration::from_secs(1);
-
 /// Inboxes of the large store.
 const INBOXES: u32 = 1_000_000;
+/// Inboxes of the day of churn.
+const ACTIVE: u32 = 10_000;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +55,8 @@ pub(crate) struct Effort {
     pub(crate) sample: Duration,
     /// How many inboxes are in the large store.
     pub(crate) inboxes: u32,
+    /// How many inboxes live through the day of churn.
+    pub(crate) active: u32,
 }
 
 /// What the command line asks for.
@@ -98,6 +104,16 @@ const BENCHES: &[Bench] = &[
         name: "scale",
         title: "A full store",
         run: scale::run,
+    },
+    Bench {
+        name: "supervision",
+        title: "Supervision",
+        run: supervision::run,
+    },
+    Bench {
+        name: "churn",
+        title: "A day of churn",
+        run: churn::run,
     },
 ];
 
@@ -149,6 +165,7 @@ fn parse(words: &[String]) -> Result<Asked> {
         rounds: ROUNDS,
         sample: SAMPLE,
         inboxes: INBOXES,
+        active: ACTIVE,
     };
     let (mut names, mut write) = (Vec::new(), false);
     let mut words = words.iter();
@@ -158,6 +175,9 @@ fn parse(words: &[String]) -> Result<Asked> {
             "--rounds" => effort.rounds = number()?.parse().context("--rounds takes a number")?,
             "--inboxes" => {
                 effort.inboxes = number()?.parse().context("--inboxes takes a number")?;
+            }
+            "--active" => {
+                effort.active = number()?.parse().context("--active takes a number")?;
             }
             "--seconds" => {
                 let seconds = number()?.parse().context("--seconds takes a number")?;
@@ -192,7 +212,7 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Bench>> {
 }
 
 /// Tells whoever watches. A closed pipe is their choice, and no reason to stop measuring.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let mut out = io::stdout().lock();
     drop(writeln!(out, "{text}").and_then(|()| out.flush()));
 }

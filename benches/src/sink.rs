@@ -38,9 +38,11 @@ struct Counters {
 
 impl Sink {
     pub(crate) async fn start(at: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind(at)
-            .await
-            .with_context(|| format!("{at}"))?;
+        let listener = TcpListener::bind(at).await;
+        Self::on(listener.with_context(|| format!("{at}"))?)
+    }
+
+    pub(crate) fn on(listener: TcpListener) -> Result<Self> {
         let (taken, watched) = watch::channel(0);
         let counters = Counters {
             message_bytes: Arc::default(),

@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use inboxgrove_actors::platform::{Platform, Subject, TreeNode, Why};
+use inboxgrove_actors::platform::{Platform, Subject, TreeNode, TreeQuery, Why};
 use inboxgrove_model::{
     DomainId, DomainName, EmailAddress, InboxId, JobId, MessageId, TenantId,
     claim::{Claim, ClaimHolder, ClaimName},
@@ -80,6 +80,15 @@ type Answer = Result<Json<Value>, ApiError>;
 #[serde(deny_unknown_fields)]
 struct About {
     subject: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfTree {
+    #[serde(default)]
+    of: String,
+    #[serde(default)]
+    limit: Option<usize>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -160,6 +169,7 @@ impl Admin {
             .route("/admin/suspend", post(suspend))
             .route("/admin/resume", post(resume))
             .route("/admin/unpark", post(unpark))
+            .route("/admin/kill", post(kill))
             .route("/admin/log-level", get(level).post(set_level))
             .route("/admin/drain", post(drain))
             .route("/admin/store/stats", get(store_stats))
@@ -238,10 +248,21 @@ async fn status(State(admin): State<Admin>) -> Answer {
     })))
 }
 
-async fn tree(State(admin): State<Admin>) -> Answer {
-    let nodes = admin.shared.platform.tree().await;
-    let items: Vec<_> = nodes.iter().map(node).collect();
-    Ok(Json(json!({ "items": items })))
+async fn tree(State(admin): State<Admin>, Query(of): Query<OfTree>) -> Answer {
+    let query = TreeQuery {
+        of: of.of,
+        limit: of.limit.unwrap_or(TreeQuery::LIMIT).min(PAGE_MAX),
+    };
+    let tree = admin.shared.platform.tree(&query).await;
+    let items: Vec<_> = tree.nodes.iter().map(node).collect();
+    let of = |(now, most): (usize, usize)| format!("{now} of {most}");
+    Ok(Json(json!({
+        "letters": of(tree.letters),
+        "in_flight": of(tree.in_flight),
+        "tasks": tree.tasks,
+        "left_out": tree.left_out,
+        "items": items,
+    })))
 }
 
 fn node(node: &TreeNode) -> Value {
@@ -249,6 +270,7 @@ fn node(node: &TreeNode) -> Value {
         "address": node.address,
         "state": node.state,
         "depth": node.depth,
+        "recent": node.recent,
         "restarts": node.restarts,
         "last_failure": node.last_failure,
     })
@@ -417,6 +439,19 @@ async fn unpark(
     let freed = admin.shared.platform.unpark(&address);
     admin.shared.api.ask(freed).await?;
     Ok(Json(json!({ "unparked": address })))
+}
+
+async fn kill(
+    State(admin): State<Admin>,
+    Extension(who): Extension<Operator>,
+    wanted: Input<About>,
+) -> Answer {
+    let address = wanted.body.subject;
+    admin.audit("kill", &address, who).await?;
+    let why = format!("killed by user {}", who.uid);
+    let killed = admin.shared.platform.kill(&address, &why);
+    admin.shared.api.ask(killed).await?;
+    Ok(Json(json!({ "killed": address })))
 }
 
 async fn level(State(admin): State<Admin>) -> Answer {

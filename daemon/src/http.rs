@@ -67,6 +67,7 @@ use utoipa_axum::router::OpenApiRouter;
 use self::{
     events::Streams,
     guesses::Guesses,
+    input::BodyRoom,
     keys::EdgeKeys,
     limits::{RateLimits, Rates},
     metrics::HttpMetrics,
@@ -128,6 +129,7 @@ pub struct Shared {
     pub(crate) guesses: Guesses,
     pub(crate) metrics: HttpMetrics,
     pub(crate) streams: Streams,
+    pub(crate) bodies: BodyRoom,
     pub(crate) proxy_warned: Once,
     pub(crate) draining: CancellationToken,
     pub(crate) document: openapi::Texts,
@@ -187,6 +189,7 @@ impl Api {
             guesses: Guesses::new(&*ports.rng),
             metrics: HttpMetrics::new(),
             streams: Streams::new(options.streams_max, options.streams_per_tenant_max),
+            bodies: BodyRoom::new(),
             proxy_warned: Once::new(),
             draining,
             document: openapi::Texts::new(),

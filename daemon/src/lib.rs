@@ -14,6 +14,7 @@ pub mod http;
 pub mod demo;
 
 mod backups;
+mod memory;
 mod settings;
 
 pub mod logging;

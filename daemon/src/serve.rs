@@ -40,6 +40,7 @@ use crate::{
         server::{Listening, TcpAccept},
     },
     logging::{self, LogLevel},
+    memory,
     notify::{Notifier, Passed},
     ports::{OsRng, Pool, SystemClock, TokioNet},
     running::{Assembly, Running},
@@ -163,6 +164,10 @@ async fn live(
         upkeep,
         background.clone(),
     ));
+    let watching = tokio::spawn(memory::watch(
+        running.platform().clone(),
+        background.clone(),
+    ));
     let end = wait(&running, &mut signals, &store, notifier, &log, sources).await;
     background.cancel();
     notifier.stopping("draining");
@@ -172,6 +177,7 @@ async fn live(
     let calm = running.drain(patience).await;
     tracing::info!(calm, "drained");
     backing_up.abort();
+    watching.abort();
     if let Err(why) = fs::remove_file(data.join(ADDRESSES)) {
         tracing::warn!(%why, "addresses.json was not removed");
     }
@@ -216,11 +222,15 @@ async fn wait(
 async fn is_alive(running: &Running, store: &Store) -> bool {
     let probe = async {
         store.commit(Batch::new()).await?;
-        Ok::<_, CommitError>(running.platform().tree().await.len())
+        Ok::<_, CommitError>(running.platform().answers().await)
     };
     match timeout(PROBE_WAIT, probe).await {
         // A disk that is nearly full is an answer: a restart would not make room.
-        Ok(Ok(_) | Err(CommitError::DiskLow { .. })) => true,
+        Ok(Ok(true) | Err(CommitError::DiskLow { .. })) => true,
+        Ok(Ok(false)) => {
+            tracing::error!("the watchdog is not fed: the tree does not answer");
+            false
+        }
         Ok(Err(why)) => {
             tracing::error!(%why, "the watchdog is not fed: the store does not commit");
             false

@@ -1,4 +1,4 @@
-//! Budgets: caps over windows, at six levels. A batch takes from them; the committer checks.
+//! Budgets: caps over windows, of what leaves at six levels and of what an inbox receives. A batch takes from them; the committer checks.
 
 use std::{fmt, net::IpAddr};
 
@@ -19,6 +19,8 @@ pub enum BudgetKey {
     Domain(TenantId, DomainId),
     /// An inbox of a tenant.
     Inbox(TenantId, InboxId),
+    /// What an inbox receives, in KiB.
+    Received(TenantId, InboxId),
 }
 
 impl fmt::Display for BudgetKey {
@@ -30,6 +32,7 @@ impl fmt::Display for BudgetKey {
             Self::Tenant(id) => write!(f, "tenant {id}"),
             Self::Domain(_, id) => write!(f, "domain {id}"),
             Self::Inbox(_, id) => write!(f, "inbox {id}"),
+            Self::Received(_, id) => write!(f, "what inbox {id} receives"),
         }
     }
 }

@@ -45,8 +45,9 @@ pub const BASE: &str = "https://api.cloudflare.com/client/v4";
 const PROVIDER: &str = "cloudflare";
 /// Their API answers within a second or two; beyond this it hangs.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// Records a page, and how many pages we read: 10,000 records is 10 times what a zone of a small plan holds.
+/// Records a page.
 const PER_PAGE: usize = 100;
+/// Pages that we read: 10,000 records is 10 times what a zone of a small plan holds.
 const PAGES_MAX: usize = 100;
 /// Longest comment that every plan allows, less the mark's own letters.
 const OWNER_LEN_MAX: usize = 80;

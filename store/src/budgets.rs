@@ -32,6 +32,9 @@ pub(crate) fn whole_key(budget: &BudgetKey) -> Vec<u8> {
             key.byte(4).id(tenant.as_bytes()).id(domain.as_bytes())
         }
         BudgetKey::Inbox(tenant, inbox) => key.byte(5).id(tenant.as_bytes()).id(inbox.as_bytes()),
+        BudgetKey::Received(tenant, inbox) => {
+            key.byte(6).id(tenant.as_bytes()).id(inbox.as_bytes())
+        }
     }
     .finish()
 }

@@ -2,6 +2,7 @@
 //! `crash::`, `seeds::`, `stories::`; everything else belongs to the laws.
 
 mod layers;
+mod limits;
 mod supply;
 mod units;
 

@@ -1,12 +1,19 @@
 //! The tree from outside: who notices a neighbour's failures (nobody), and when an answer may come (after its commit).
+//!
+//! - `tree/supervision.rs`: whoever is killed is back, and nothing is lost;
+//! - `tree/bounds.rs`: what is refused at which limit, and that it is taken again.
+
+mod bounds;
+mod supervision;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use inboxgrove_actors::{
     Platform, Refusal,
-    platform::{NewAccount, NewDomain, NewMessage},
+    platform::{NewAccount, NewDomain, NewMessage, TreeNode, TreeQuery},
 };
+use inboxgrove_config::Config;
 use inboxgrove_model::{DomainName, EmailAddress, TenantId, inbox::Inbox};
 use inboxgrove_store::Scope;
 use inboxgrove_tests::virtual_world::{
@@ -31,9 +38,13 @@ struct Village {
 
 impl Village {
     async fn build(people: usize) -> anyhow::Result<Self> {
+        Self::build_with(people, settings()?).await
+    }
+
+    async fn build_with(people: usize, config: Config) -> anyhow::Result<Self> {
         let around = Arc::new(Neighbourhood::build(1).await?);
         let rng = around.rng.stream("house");
-        let mut house = House::build(settings()?, around.outside(), INBOUND, rng).await?;
+        let mut house = House::build(config, around.outside(), INBOUND, rng).await?;
         house.start().await?;
         let (journal, platform) = (
             Journal::default(),
@@ -53,6 +64,12 @@ impl Village {
             platform,
             inboxes,
         })
+    }
+
+    /// The node of this address, if it is in the tree.
+    async fn node(&self, address: &str) -> Option<TreeNode> {
+        let nodes = self.platform.tree(&address.into()).await.nodes;
+        nodes.into_iter().find(|node| node.address == address)
     }
 
     /// Sends a letter, and how long that took.
@@ -117,15 +134,13 @@ async fn an_inbox_that_fails_in_a_loop_is_parked_and_its_neighbours_notice_nothi
     let parked = village.send(sick).await.0;
     assert!(matches!(parked, Err(Refusal::Parked { .. })), "{parked:?}");
     let address = format!("inbox/{}", sick.id);
-    let state = |nodes: Vec<inboxgrove_actors::platform::TreeNode>| {
-        let node = nodes.into_iter().find(|node| node.address == address);
-        node.map(|node| (node.state, node.restarts, node.last_failure))
-    };
-    let (state_now, failures, why) =
-        state(village.platform.tree().await).context("it is in the tree")?;
-    assert_eq!((state_now, failures), ("parked", 6));
-    assert!(why.is_some_and(|why| why.contains("a bug that always strikes")));
-    for node in village.platform.tree().await {
+    let node = village.node(&address).await.context("it is in the tree")?;
+    assert_eq!((node.state, node.restarts), ("parked", 6));
+    assert!(
+        node.last_failure
+            .is_some_and(|why| why.contains("a bug that always strikes"))
+    );
+    for node in village.platform.tree(&TreeQuery::default()).await.nodes {
         assert!(
             node.address == address || node.restarts == 0,
             "{node:?} has noticed"

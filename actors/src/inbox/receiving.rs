@@ -26,10 +26,13 @@ use inboxgrove_policy::{Zone, conversation, provider_of};
 use inboxgrove_store::Batch;
 
 use super::InboxState;
-use crate::{context::Context, refusal::Refusal};
+use crate::{context::Context, inbound::kib, refusal::Refusal};
 
 /// How long it is remembered that a bounce or an answer was counted: longer than servers try again.
 const COUNTED_FOR: Duration = Duration::from_hours(30 * 24);
+
+/// What the rows and the event of a message take beside its body, rounded up: many small messages count too.
+const ROWS_KIB: u32 = 2;
 
 /// A message that inbound took for an inbox.
 pub(crate) struct Incoming {
@@ -105,6 +108,13 @@ impl InboxState {
             }
         };
         let body = [incoming.head.as_bytes(), &incoming.content].concat();
+        let kib = u32::try_from(kib(body.len() as u64)).unwrap_or(u32::MAX);
+        let now = message.accepted_at;
+        let take =
+            self.cx
+                .rules
+                .received_take(self.tenant, self.id, kib.saturating_add(ROWS_KIB), now);
+        batch.take(take);
         let slot = batch.body(self.tenant, Bytes::from(body));
         batch.event(self.event(EventKind::MessageReceived {
             message: id,

@@ -149,9 +149,7 @@ impl Platform {
         let keys = self
             .cx
             .vault
-            .ask("the vault", |reply| {
-                crate::vault::VaultMsg::MakeDkimKeys(tenant, reply)
-            })
+            .ask(|reply| crate::vault::VaultMsg::MakeDkimKeys(tenant, reply))
             .await?;
         let secrets: Vec<_> = keys.iter().map(|selector| selector.secret).collect();
         let made = self
@@ -162,10 +160,8 @@ impl Platform {
         if !matches!(&made, Ok(made) if !made.replayed)
             && !matches!(&made, Err(Refusal::Unknown { .. }))
         {
-            // The keys made in advance are not needed. When the vault is gone, so is the process.
-            self.cx
-                .vault
-                .tell(crate::vault::VaultMsg::Forget(tenant, secrets));
+            // The keys made in advance are not needed.
+            crate::vault::forget(&self.cx, tenant, secrets);
         }
         made
     }

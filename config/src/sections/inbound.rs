@@ -61,6 +61,10 @@ pub struct InboundLimits {
     /// Largest message, announced with SIZE.
     #[schemars(range(min = 65_536, max = 134_217_728))]
     pub message_bytes: u32,
+    /// What one inbox may receive in a UTC day, in MiB: the next message is told to come again (452 4.2.2), so that
+    /// no stranger fills the disk.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub inbox_mib_per_day: u32,
     /// Wrong commands after which a session is closed.
     #[schemars(range(min = 1, max = 1000))]
     pub errors: u32,
@@ -83,6 +87,7 @@ impl Default for InboundLimits {
             messages_per_connection: 100,
             recipients: 100,
             message_bytes: 26_214_400,
+            inbox_mib_per_day: 256,
             errors: 10,
             command_timeout_seconds: 300,
             data_timeout_seconds: 600,

@@ -23,6 +23,10 @@ pub struct Server {
     /// How long work in flight may take to end after a request to stop.
     #[schemars(range(min = 1, max = 600))]
     pub shutdown_seconds: u32,
+    /// Memory that the process may have, in MiB. At 70 % of it actors sleep early, at 90 % no new work is taken:
+    /// 503 and 452, until it is back. 0 takes the limit of the control group, or else half of the machine's memory.
+    #[schemars(range(min = 0, max = 16_777_216))]
+    pub memory_mib_max: u32,
 }
 
 impl Default for Server {
@@ -32,6 +36,7 @@ impl Default for Server {
             hostname: "inboxgrove.localhost".to_owned(),
             time_zone: "UTC".to_owned(),
             shutdown_seconds: 20,
+            memory_mib_max: 0,
         }
     }
 }

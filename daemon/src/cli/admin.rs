@@ -38,8 +38,15 @@ pub(crate) struct AdminArgs {
 enum AdminCommand {
     /// How the daemon is
     Status,
-    /// The actors that are awake or parked
-    Tree,
+    /// Services, sites and actors: those in trouble first, then the deepest, then the busiest
+    Tree {
+        /// A kind (service, site, tenant, domain, inbox), a state (parked, …), `failed`, a tenant's id, or an address
+        #[arg(default_value = "")]
+        of: String,
+        /// Most of each part that is listed
+        #[arg(long)]
+        limit: Option<usize>,
+    },
     /// Why something is not sent: every gate with its limit, use and evidence
     Why {
         /// An address, a domain, a message's id, or tenant/inbox
@@ -87,6 +94,11 @@ enum AdminCommand {
         /// Its address, as in `admin tree`
         address: String,
     },
+    /// End an actor that hangs; it is back at once, within its budget
+    Kill {
+        /// Its address, as in `admin tree`
+        address: String,
+    },
     /// Show or set what is logged
     LogLevel {
         /// As in `info` or `warn,inboxgrove=debug`
@@ -129,7 +141,11 @@ impl AdminCommand {
     fn ask(&self) -> Ask {
         match self {
             Self::Status => Ask::get("/admin/status"),
-            Self::Tree => Ask::get("/admin/tree"),
+            Self::Tree { of, limit } => {
+                let limit = limit.map(|limit| format!("&limit={limit}"));
+                let (of, limit) = (encoded(of), limit.unwrap_or_default());
+                Ask::get(format!("/admin/tree?of={of}{limit}"))
+            }
             Self::Why { subject } => about("why", subject),
             Self::Tenant { id: Some(id) } => about("tenant", id),
             Self::Tenant { id: None } => Ask::get("/admin/tenants"),
@@ -151,6 +167,7 @@ impl AdminCommand {
             }
             Self::Resume { tenant } => Ask::post("/admin/resume", json!({ "subject": tenant })),
             Self::Unpark { address } => Ask::post("/admin/unpark", json!({ "subject": address })),
+            Self::Kill { address } => Ask::post("/admin/kill", json!({ "subject": address })),
             Self::LogLevel { level: None } => Ask::get("/admin/log-level"),
             Self::LogLevel { level: Some(level) } => {
                 Ask::post("/admin/log-level", json!({ "level": level }))

@@ -53,6 +53,7 @@ pub(crate) async fn pass(State(api): State<Api>, mut request: Request, next: Nex
         (whole, Detail::Logged)
     };
     request.extensions_mut().insert(BodyLimit(body_bytes));
+    request.extensions_mut().insert(api.bodies.clone());
     believe_proxy(&api, &mut request);
     let span = tracing::info_span!("request", request_id = %id, %method, %route);
     let response = answer(&api, request, next).instrument(span.clone()).await;
@@ -83,6 +84,12 @@ async fn answer(api: &Api, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().copied();
     if let Some(ip) = peer.as_ref().and_then(Peer::limited_by)
         && let Err(refused) = api.limits.ip(ip)
+    {
+        return refused.into_response();
+    }
+    // Reads go on while memory is short: they wake nobody.
+    if !request.method().is_safe()
+        && let Err(refused) = api.known(api.platform.has_room())
     {
         return refused.into_response();
     }

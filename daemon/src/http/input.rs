@@ -1,6 +1,6 @@
 //! What comes in with a request: extractors whose refusals are problems that name each wrong field.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -10,12 +10,21 @@ use bytes::Bytes;
 use http::{HeaderMap, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::problem::{ApiError, Code, FieldError};
 
 /// Most bytes of a body where nobody said otherwise.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Bodies up to this count for nothing: connections bound their number.
+const SMALL_BODY_BYTES_MAX: usize = 16 * 1024;
+/// Memory for what larger bodies have beyond that, over all requests, in KiB: some sixty of the largest.
+const BODIES_KIB_MAX: usize = 64 * 1024;
+/// What a client beyond it is told to wait.
+const ROOM_AGAIN: Duration = Duration::from_secs(1);
 /// Longest silence within a body.
 const BODY_IDLE: Duration = Duration::from_secs(10);
 /// Longest time for a whole body: 1 MiB in it is 35 KiB a second. Less than an answer may take.
@@ -30,6 +39,7 @@ pub(crate) struct Input<T> {
     pub(crate) body: T,
     /// What was sent: an idempotency key guards these bytes.
     pub(crate) bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// The query of this shape.
@@ -51,6 +61,10 @@ pub(crate) struct IdempotencyKey(pub(crate) String);
 /// Most bytes of a body, in the extensions of a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BodyLimit(pub(crate) usize);
+
+/// Memory for large bodies of all requests, in KiB. In the extensions of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct BodyRoom(Arc<Semaphore>);
 
 /// Collects what is wrong with a body's fields, so that a client learns of all at once.
 #[derive(Debug, Default)]
@@ -75,9 +89,41 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
             .get()
             .copied()
             .unwrap_or(BodyLimit(BODY_BYTES_MAX));
-        let bytes = read(request.into_body(), limit).await?;
+        let room = request.extensions().get::<BodyRoom>().cloned();
+        let (bytes, room) = read(request.into_body(), limit, room.as_ref()).await?;
         let body = parse(&bytes)?;
-        Ok(Self { body, bytes })
+        Ok(Self {
+            body,
+            bytes,
+            _room: room,
+        })
+    }
+}
+
+// === impl BodyRoom ===
+
+impl BodyRoom {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(BODIES_KIB_MAX)))
+    }
+
+    /// Sees to it that `has` covers a body that has come to so many bytes.
+    fn cover(&self, has: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
+        let wanted = bytes.saturating_sub(SMALL_BODY_BYTES_MAX).div_ceil(1024);
+        let more = wanted.saturating_sub(has.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        if more == 0 {
+            return Ok(());
+        }
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        let taken = Arc::clone(&self.0).try_acquire_many_owned(more);
+        let taken = taken.map_err(|_| {
+            ApiError::new(Code::Busy, "Too many large bodies at once.").retry_after(ROOM_AGAIN)
+        })?;
+        match has {
+            Some(has) => has.merge(taken),
+            None => *has = Some(taken),
+        }
+        Ok(())
     }
 }
 
@@ -219,7 +265,12 @@ fn query_error(text: &str) -> ApiError {
 }
 
 /// Reads a body whole, within its limits of size and time.
-async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+async fn read(
+    body: Body,
+    limit: usize,
+    room: Option<&BodyRoom>,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
+    let mut taken = None;
     let slow = || ApiError::new(Code::RequestTimeout, "The body did not arrive in time.");
     let deadline = Instant::now() + BODY_TOTAL;
     let mut body = std::pin::pin!(Limited::new(body, limit));
@@ -230,8 +281,14 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
             .map_err(|_| slow())?
             .map_err(|_| slow())?;
         match frame {
-            None => return Ok(whole.into()),
-            Some(Ok(frame)) => whole.extend(frame.into_data().unwrap_or_default()),
+            None => return Ok((whole.into(), taken)),
+            Some(Ok(frame)) => {
+                let data = frame.into_data().unwrap_or_default();
+                if let Some(room) = room {
+                    room.cover(&mut taken, whole.len() + data.len())?;
+                }
+                whole.extend(data);
+            }
             Some(Err(why)) if why.is::<LengthLimitError>() => {
                 let detail = format!("At most {limit} bytes are taken.");
                 return Err(ApiError::new(Code::BodyTooLarge, detail));
@@ -319,7 +376,7 @@ mod tests {
         let body =
             Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
         assert_eq!(
-            read(body, BODY_BYTES_MAX).await.unwrap_err().code(),
+            read(body, BODY_BYTES_MAX, None).await.unwrap_err().code(),
             Code::RequestTimeout
         );
     }
@@ -328,11 +385,11 @@ mod tests {
     async fn a_body_that_is_too_large_is_refused() {
         let body = Body::from(vec![b' '; BODY_BYTES_MAX + 1]);
         assert_eq!(
-            read(body, BODY_BYTES_MAX).await.unwrap_err().code(),
+            read(body, BODY_BYTES_MAX, None).await.unwrap_err().code(),
             Code::BodyTooLarge
         );
         assert!(
-            read(Body::from(vec![b' '; BODY_BYTES_MAX]), BODY_BYTES_MAX)
+            read(Body::from(vec![b' '; BODY_BYTES_MAX]), BODY_BYTES_MAX, None)
                 .await
                 .is_ok()
         );

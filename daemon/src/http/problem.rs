@@ -22,6 +22,8 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 /// What a problem's `type` starts with; the code follows.
 const TYPE_BASE: &str = "urn:inboxgrove:problem:";
 
+/// What a client is told to wait when nobody knows better.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Most characters of a text that may hold input: enough to know it by.
 const ECHO_CHARS_MAX: usize = 200;
 
@@ -171,6 +173,20 @@ pub struct Problem {
 
 // === impl Code ===
 
+impl Code {
+    /// When to try again where nobody knows better: what is refused for want of room or time says when.
+    fn retry_after(self) -> Option<Duration> {
+        let status = self.status();
+        [
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::INSUFFICIENT_STORAGE,
+        ]
+        .contains(&status)
+        .then_some(RETRY_AFTER)
+    }
+}
+
 impl PartialSchema for Code {
     fn schema() -> RefOr<Schema> {
         let words = Self::ALL.iter().map(|code| code.text());
@@ -318,7 +334,7 @@ impl ApiError {
             // RFC 9110 §11.6.1: a 401 names the scheme it wants.
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(wait) = self.retry_after {
+        if let Some(wait) = self.retry_after.or_else(|| self.code.retry_after()) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(wait)));
         }
         response
@@ -420,6 +436,16 @@ mod tests {
         let body = String::from_utf8(error.body("req_1")).unwrap();
         assert!(!body.contains("sled"), "{body}");
         assert!(body.contains("req_1"), "{body}");
+    }
+
+    #[test]
+    fn whatever_is_refused_for_now_says_when_to_come_again() {
+        for code in Code::ALL {
+            let for_now = matches!(code.status().as_u16(), 429 | 503 | 507);
+            let rendered = ApiError::new(*code, "x").render("req_1");
+            let says = rendered.headers().contains_key(header::RETRY_AFTER);
+            assert_eq!(says, for_now, "{code:?}");
+        }
     }
 
     #[test]

@@ -52,6 +52,12 @@ pub trait Handler: Send {
         message: Bytes,
     ) -> impl Future<Output = Verdict> + Send;
 
+    /// A message that is coming in has come to take so much memory: whether it may. Asked as it grows, whatever
+    /// the client announced; a message that may not is dropped where it stands and answered with 452.
+    fn hold(&mut self, _bytes: u64) -> bool {
+        true
+    }
+
     /// A transaction that had begun ended without a call of [`Handler::data`].
     fn reset(&mut self) {}
 }
@@ -84,6 +90,8 @@ pub struct Limits {
     pub text_line_bytes: usize,
     /// Largest message, announced by SIZE.
     pub message_bytes: u64,
+    /// Most messages of one session; at the next one it ends with 421.
+    pub messages: u32,
     /// Most recipients of a message; the next ones are told to come again (RFC 5321 §4.5.3.1.10).
     pub recipients: usize,
     /// Largest header section.
@@ -104,8 +112,10 @@ pub struct Limits {
     pub tls_timeout: Duration,
     /// A message may take this long, and …
     pub data_grace: Duration,
-    /// … a second more for every so many bytes received.
+    /// … a second more for every so many bytes received, but …
     pub data_bytes_per_second: u64,
+    /// … never longer than this.
+    pub data_timeout: Duration,
     /// Longest session.
     pub session_timeout: Duration,
 }
@@ -150,6 +160,7 @@ impl Default for Limits {
             command_line_bytes: 512 + 26 + 17 + 10,
             text_line_bytes: 998,
             message_bytes: 25 * 1024 * 1024,
+            messages: 100,
             recipients: 100,
             header_bytes: 100 * 1024,
             header_lines: 1000,
@@ -161,6 +172,7 @@ impl Default for Limits {
             tls_timeout: Duration::from_mins(1),
             data_grace: Duration::from_mins(1),
             data_bytes_per_second: 1024,
+            data_timeout: Duration::from_mins(10),
             session_timeout: Duration::from_mins(30),
         }
     }

@@ -8,6 +8,9 @@ use crate::smtp::{EnhancedStatus, Reply};
 
 use super::Limits;
 
+/// By at least so much a message's memory grows: a page or two of text.
+const GROWTH_BYTES_MIN: usize = 8 * 1024;
+
 /// The text of one message while it comes in.
 pub(super) struct Content {
     at: At,
@@ -32,6 +35,8 @@ pub(super) enum Fault {
     HeaderTooBig,
     /// Too many `Received` fields.
     Loop,
+    /// We have no memory for it now.
+    NoRoom,
 }
 
 /// Where in a line we are.
@@ -70,6 +75,16 @@ impl Content {
             line_start: 0,
             header: Some(Header::default()),
         }
+    }
+
+    /// Memory that it takes.
+    pub(super) fn held(&self) -> u64 {
+        self.message.capacity() as u64
+    }
+
+    /// Drops it: there is no memory for it. What is still to come is read to its end, and not kept.
+    pub(super) fn give_up(&mut self) {
+        self.refuse(Fault::NoRoom);
     }
 
     /// Bytes read so far.
@@ -141,12 +156,24 @@ impl Content {
             self.refuse(Fault::LineTooLong);
         }
         if self.fault.is_none() {
+            self.grow(text.len() + 2);
             self.message.extend_from_slice(text);
+        }
+    }
+
+    /// Makes room by a quarter at a time: a vector by itself doubles, which for a large message is much more
+    /// than anybody was asked for.
+    fn grow(&mut self, more: usize) {
+        let len = self.message.len();
+        if self.message.capacity() - len < more {
+            self.message
+                .reserve_exact(more.max(len / 4).max(GROWTH_BYTES_MIN));
         }
     }
 
     fn end_line(&mut self, limits: &Limits) {
         if self.fault.is_none() {
+            self.grow(2);
             self.message.extend_from_slice(b"\r\n");
         }
         if let Some(header) = &mut self.header {
@@ -208,6 +235,11 @@ impl Fault {
             Self::LineTooLong => permanent(550, 6, 0, "line longer than 998 octets"),
             Self::HeaderTooBig => permanent(550, 6, 0, "header section too big"),
             Self::Loop => permanent(554, 4, 6, "too many hops"),
+            Self::NoRoom => Reply::new(
+                452,
+                EnhancedStatus::new(4, 3, 1),
+                "too much mail at once, come again",
+            ),
         }
     }
 }

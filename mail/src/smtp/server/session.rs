@@ -233,6 +233,9 @@ impl<'a, H: Handler> Session<'a, H> {
         if self.transaction.is_some() {
             return self.answer(&permanent(503, 5, 1, "a transaction is open"));
         }
+        if self.accepted >= self.limits.messages {
+            return self.answer(&transient(421, 7, 0, "enough for one session, come again"));
+        }
         if mail
             .size
             .is_some_and(|size| size > self.limits.message_bytes)
@@ -321,9 +324,16 @@ impl<'a, H: Handler> Session<'a, H> {
     async fn content(&mut self) -> Result<Result<Vec<u8>, Fault>, Ended> {
         let started = Instant::now();
         let mut content = Content::new();
+        let mut held = 0;
         loop {
             let (used, done) = content.feed(self.wire.input(), self.limits);
             self.wire.consume(used);
+            if content.held() > held {
+                held = content.held();
+                if !self.handler.hold(held) {
+                    content.give_up();
+                }
+            }
             if done {
                 return Ok(content.finish());
             }
@@ -348,7 +358,8 @@ impl<'a, H: Handler> Session<'a, H> {
     /// How long a message of so many bytes may have taken.
     fn data_time(&self, received: u64) -> Duration {
         let rate = self.limits.data_bytes_per_second.max(1);
-        self.limits.data_grace + Duration::from_secs(received / rate)
+        let time = self.limits.data_grace + Duration::from_secs(received / rate);
+        time.min(self.limits.data_timeout)
     }
 
     fn rset(&mut self) -> Next {

@@ -1,9 +1,11 @@
 //! Clients that smuggle, drip, talk out of turn or go on for ever.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use inboxgrove_model::{DomainName, EmailAddress};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
     net::{TcpListener, TcpStream},
     sync::watch,
     time::{Duration, Instant, sleep},
@@ -358,6 +360,83 @@ async fn an_endless_message_is_cut() {
     // Twice the limit is read, and a little more while lingering.
     assert!(sent < 1_200_000, "{sent}");
     assert!(rest(stream).await.starts_with("552 5.3.4"));
+}
+
+/// Has memory for so many bytes of a message.
+struct Small(Keeper, u64);
+
+impl Handler for Small {
+    fn banner_host(&self) -> &DomainName {
+        self.0.banner_host()
+    }
+
+    async fn mail(&mut self, from: Option<&EmailAddress>, size: Option<u64>) -> Verdict {
+        self.0.mail(from, size).await
+    }
+
+    async fn rcpt(&mut self, to: &EmailAddress) -> Verdict {
+        self.0.rcpt(to).await
+    }
+
+    fn hold(&mut self, bytes: u64) -> bool {
+        bytes <= self.1
+    }
+
+    async fn data(&mut self, envelope: &EnvelopeIn, message: Bytes) -> Verdict {
+        self.0.data(envelope, message).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_announces_little_and_sends_much_is_not_kept_in_memory() {
+    let (mut stream, theirs) = duplex(4096);
+    let keeper = Keeper::new();
+    let handler = Small(keeper.clone(), 32 * 1024);
+    let peer = SocketAddr::from(([127, 0, 0, 9], 4711));
+    let (_stop, stopped) = watch::channel(false);
+    let served = tokio::spawn(async move {
+        let limits = Limits::default();
+        serve(Box::new(theirs), peer, handler, &limits, None, stopped).await
+    });
+    let stream = &mut stream;
+    expect(stream, "220").await;
+    say(stream, "EHLO me", "250").await;
+    for (lines, answer, kept) in [(4000, "452", 0), (100, "250", 1)] {
+        say(stream, "MAIL FROM:<a@b.example> SIZE=1000", "250").await;
+        say(stream, "RCPT TO:<bob@example.net>", "250").await;
+        say(stream, "DATA", "354").await;
+        stream.write_all(b"a: b\r\n\r\n").await.unwrap();
+        for _ in 0..lines {
+            stream
+                .write_all(b"more and more and more\r\n")
+                .await
+                .unwrap();
+        }
+        say(stream, ".", answer).await;
+        assert_eq!(keeper.kept().len(), kept, "{lines} lines");
+    }
+    say(stream, "QUIT", "221").await;
+    assert_eq!(served.await.unwrap().accepted, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_has_so_many_messages_and_no_more() {
+    let limits = Limits {
+        messages: 2,
+        ..Limits::default()
+    };
+    let mut served = start(limits, None);
+    let stream = &mut served.stream;
+    expect(stream, "220").await;
+    say(stream, "EHLO me", "250").await;
+    for _ in 0..2 {
+        say(stream, "MAIL FROM:<a@b.example>", "250").await;
+        say(stream, "RCPT TO:<bob@example.net>", "250").await;
+        say(stream, "DATA", "354").await;
+        say(stream, "a: b\r\n\r\nc\r\n.", "250").await;
+    }
+    say(stream, "MAIL FROM:<a@b.example>", "421").await;
+    assert_eq!(served.summary.await.unwrap().ended, Ended::Dismissed);
 }
 
 /// Has no room for anybody.

@@ -1,0 +1,209 @@
+//! What is refused at which limit, with which answer, and that it is taken again.
+
+use std::time::Duration;
+
+use inboxgrove_actors::{Refusal, platform::TreeQuery};
+use inboxgrove_model::{PolicyTime, ports::Clock};
+use inboxgrove_tests::virtual_world::{
+    neighbourhood::{INBOUND, settings},
+    people::hand_over,
+};
+use tokio::time::sleep;
+
+use super::{Village, letter};
+
+/// Letters that may wait for one actor.
+const DEPTH_MAX: usize = 128;
+const CEILING: u64 = 1000;
+
+/// A message from a stranger of so many KiB.
+fn mail(kib: usize) -> Vec<u8> {
+    let mut text =
+        b"From: <stranger@strangers.example>\r\nMessage-ID: <big@strangers.example>\r\n\r\n"
+            .to_vec();
+    let line = [b"x".repeat(62), b"\r\n".to_vec()].concat();
+    text.extend(line.repeat(kib * 16));
+    text
+}
+
+impl Village {
+    /// How the last stranger's message was answered at its final dot.
+    fn last_answer(&self) -> Option<u16> {
+        let seen = self.around.wire.seen();
+        let last = seen
+            .iter()
+            .rfind(|seen| seen.to == INBOUND.ip() && seen.message_id == "big@strangers.example");
+        last.and_then(|seen| seen.answer)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actors_mailbox_is_full_at_its_limit_and_its_neighbours_is_not() -> anyhow::Result<()> {
+    let village = Village::build(1).await?;
+    let (busy, idle) = (village.inboxes[0][0].clone(), village.inboxes[0][1].clone());
+    let disk = village.house.disk().clone();
+    disk.hold_syncs();
+    let ask = || {
+        let (platform, tenant, id) = (village.platform.clone(), busy.tenant, busy.id);
+        tokio::spawn(async move { platform.send(tenant, id, letter(), None).await })
+    };
+    let asked: Vec<_> = (0..DEPTH_MAX + 10).map(|_| ask()).collect();
+    sleep(Duration::from_secs(1)).await;
+    let mut refused = 0;
+    let mut waiting = Vec::new();
+    for asked in asked {
+        if asked.is_finished() {
+            let answer = asked.await?;
+            assert!(matches!(answer, Err(Refusal::Busy { .. })), "{answer:?}");
+            refused += 1;
+        } else {
+            waiting.push(asked);
+        }
+    }
+    assert_eq!((refused, waiting.len()), (10, DEPTH_MAX));
+    let node = village.node(&format!("inbox/{}", busy.id)).await;
+    assert_eq!(node.map(|node| node.depth), Some(DEPTH_MAX));
+    let tree = village.platform.tree(&TreeQuery::default()).await;
+    assert!(tree.letters.0 >= DEPTH_MAX && tree.letters.0 < tree.letters.1);
+    disk.release_syncs();
+    for asked in waiting {
+        let answer = asked.await?;
+        assert!(
+            matches!(answer, Ok(_) | Err(Refusal::Budget(_))),
+            "{answer:?}"
+        );
+    }
+    let sent = village.send(&idle).await.0;
+    assert!(matches!(sent, Ok(()) | Err(Refusal::Budget(_))), "{sent:?}");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_fills_no_inbox_beyond_its_day() -> anyhow::Result<()> {
+    let mut config = settings()?;
+    config.inbound.limits.inbox_mib_per_day = 1;
+    let village = Village::build_with(1, config).await?;
+    let (full, other) = (&village.inboxes[0][0], &village.inboxes[0][1]);
+    let net = &*village.around.tapped;
+    for n in 0..3 {
+        assert!(
+            hand_over(net, &full.address, &mail(300)).await?,
+            "message {n}"
+        );
+    }
+    assert!(
+        !hand_over(net, &full.address, &mail(300)).await?,
+        "it has received 900 KiB of 1,024"
+    );
+    assert_eq!(village.last_answer(), Some(452));
+    assert!(hand_over(net, &full.address, &mail(90)).await?);
+    assert!(!hand_over(net, &full.address, &mail(100)).await?);
+    assert!(
+        hand_over(net, &other.address, &mail(300)).await?,
+        "its neighbour has a day of its own"
+    );
+    let clock = &village.around.clock;
+    let tomorrow = PolicyTime::from_millis((clock.policy().utc_day() + 1) * 86_400_000);
+    clock
+        .sleep_until(tomorrow.after(Duration::from_secs(1)))
+        .await;
+    assert!(hand_over(net, &full.address, &mail(300)).await?);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_memory_is_short_no_new_work_is_taken_and_then_it_is_again() -> anyhow::Result<()> {
+    let village = Village::build(1).await?;
+    let to = &village.inboxes[0][0];
+    let net = &*village.around.tapped;
+    let memory = || {
+        let parts = village.platform.components();
+        parts.into_iter().find(|part| part.name == "memory")
+    };
+    assert!(memory().is_none(), "nobody reads it yet");
+    village.platform.press(950, CEILING);
+    let refused = village.platform.has_room();
+    let now = village.around.clock.policy();
+    assert!(
+        refused.is_err_and(|why| why.retry_after(now).is_some()),
+        "the edge says when to come again"
+    );
+    assert!(!hand_over(net, &to.address, &mail(1)).await?);
+    assert!(memory().is_some_and(|part| !part.ok));
+    village.platform.press(500, CEILING);
+    assert_eq!(village.platform.has_room(), Ok(()));
+    assert!(hand_over(net, &to.address, &mail(1)).await?);
+    assert!(memory().is_some_and(|part| part.ok));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_memory_is_tight_idle_actors_sleep_early() -> anyhow::Result<()> {
+    let village = Village::build(1).await?;
+    let from = &village.inboxes[0][0];
+    assert_eq!(village.send(from).await.0, Ok(()));
+    let awake = async || {
+        let tree = village.platform.tree(&"running".into()).await;
+        tree.nodes
+            .iter()
+            .filter(|node| node.address.starts_with("inbox/"))
+            .count()
+    };
+    assert!(awake().await > 0);
+    sleep(Duration::from_secs(2)).await;
+    village.platform.press(750, CEILING);
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(awake().await, 0);
+    assert_eq!(village.platform.has_room(), Ok(()), "work is still taken");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn operators_see_a_bounded_tree_with_the_deepest_first() -> anyhow::Result<()> {
+    let village = Village::build(2).await?;
+    for inbox in village.inboxes.iter().flatten() {
+        assert_eq!(village.send(inbox).await.0, Ok(()));
+    }
+    let sick = &village.inboxes[1][0];
+    village
+        .platform
+        .kill(&format!("inbox/{}", sick.id), "a test")
+        .await?;
+    assert_eq!(village.send(sick).await.0, Ok(()));
+    let all = village.platform.tree(&"inbox".into()).await;
+    let inboxes: usize = village.inboxes.iter().map(Vec::len).sum();
+    assert_eq!((all.nodes.len(), all.left_out), (inboxes, 0));
+    assert!(all.nodes.iter().all(|node| node.recent > 0));
+    assert!(
+        all.nodes
+            .windows(2)
+            .all(|pair| pair[0].recent >= pair[1].recent),
+        "none waits, so the busiest come first: {:?}",
+        all.nodes
+    );
+    let two = TreeQuery {
+        limit: 2,
+        .."inbox".into()
+    };
+    let some = village.platform.tree(&two).await;
+    assert_eq!((some.nodes.len(), some.left_out), (2, inboxes - 2));
+    let failed = village.platform.tree(&TreeQuery::FAILED.into()).await;
+    assert_eq!(failed.nodes.len(), 1);
+    assert_eq!(failed.nodes[0].last_failure.as_deref(), Some("a test"));
+    let of_tenant = village
+        .platform
+        .tree(&sick.tenant.to_string().as_str().into())
+        .await;
+    assert!(of_tenant.nodes.len() > village.inboxes[1].len());
+    for service in [
+        "vault",
+        "directory",
+        "notifier",
+        "outbound",
+        "clock",
+        "inbound",
+    ] {
+        assert!(village.node(service).await.is_some(), "{service}");
+    }
+    Ok(())
+}
