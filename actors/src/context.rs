@@ -10,6 +10,7 @@ use std::{
 };
 
 use inboxgrove_config::Config;
+use inboxgrove_mail::dkim::KeyMaker;
 use inboxgrove_model::{
     PolicyTime,
     id::IdSource,
@@ -59,6 +60,7 @@ pub(crate) struct Context {
     pub(crate) ports: Ports,
     pub(crate) store: Store,
     pub(crate) config: Arc<Config>,
+    pub(crate) key_maker: Arc<dyn KeyMaker>,
     pub(crate) rules: Rules,
     pub(crate) ids: IdSource,
     pub(crate) metrics: Metrics,
@@ -94,7 +96,13 @@ pub(crate) struct Nudge {
 // === impl Context ===
 
 impl Context {
-    pub(crate) fn new(ports: Ports, store: Store, config: Arc<Config>, rules: Rules) -> Cx {
+    pub(crate) fn new(
+        ports: Ports,
+        store: Store,
+        config: Arc<Config>,
+        key_maker: Arc<dyn KeyMaker>,
+        rules: Rules,
+    ) -> Cx {
         let connections = usize::try_from(config.outbound.concurrency.connections);
         Arc::new(Self {
             connections: Arc::new(Semaphore::new(connections.unwrap_or(usize::MAX))),
@@ -104,6 +112,7 @@ impl Context {
             ports,
             store,
             config,
+            key_maker,
             rules,
             ids: IdSource::new(),
             metrics: Metrics::new(),

@@ -66,7 +66,13 @@ impl Platform {
     /// When the configuration cannot be acted on, or a service does not start.
     pub async fn start(parts: Parts) -> Result<Self, StartError> {
         let rules = Rules::from_config(&parts.config, &parts.ports.clock)?;
-        let cx = Context::new(parts.ports, parts.store, parts.config, rules);
+        let cx = Context::new(
+            parts.ports,
+            parts.store,
+            parts.config,
+            parts.key_maker,
+            rules,
+        );
         watch_store(&cx);
         let (root, ended) = ActorRuntime::spawn(None, Root, Arc::clone(&cx)).await?;
         let watcher = Arc::clone(&cx);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use inboxgrove_config::Config;
+use inboxgrove_mail::dkim::KeyMaker;
 use inboxgrove_model::{
     DomainId, DomainName, EmailAddress, InboxId, MessageId, TenantId,
     inbox::Inbox,
@@ -28,6 +29,8 @@ pub struct Parts {
     pub smtp: Option<Box<dyn Listener>>,
     /// TLS for STARTTLS on port 25.
     pub smtp_tls: Option<Arc<rustls::ServerConfig>>,
+    /// Who makes DKIM keys.
+    pub key_maker: Arc<dyn KeyMaker>,
 }
 
 /// A new account.

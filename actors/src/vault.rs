@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aws_lc_rs::digest;
 use data_encoding::BASE32_NOPAD;
-use inboxgrove_mail::dkim::{PrivateKey, Signer};
+use inboxgrove_mail::dkim::{KeyMaker, PrivateKey, Signer};
 use inboxgrove_model::{
     DomainName, SecretId, TenantId,
     domain::{DkimAlgorithm, DkimSelector},
@@ -168,12 +168,14 @@ impl VaultState {
             return answer(reply, Err(refusal));
         };
         let (cx, makers) = (Arc::clone(&self.cx), Arc::clone(&self.key_makers));
+        let maker = Arc::clone(&self.cx.key_maker);
         self.cx.spawn(async move {
             // A permit of a semaphore that is never closed.
             let room = makers.acquire().await;
             let wanted = !reply.is_closed();
             let made = if wanted {
-                cx.ports.blocking.call(fresh_keys).await.flatten()
+                let make = move || fresh_keys(&*maker);
+                cx.ports.blocking.call(make).await.flatten()
             } else {
                 None
             };
@@ -362,11 +364,11 @@ pub(crate) fn forget(cx: &Context, tenant: TenantId, secrets: Vec<SecretId>) {
     }
 }
 
-fn fresh_keys() -> Option<Vec<FreshKey>> {
+fn fresh_keys(maker: &dyn KeyMaker) -> Option<Vec<FreshKey>> {
     [DkimAlgorithm::Rsa2048, DkimAlgorithm::Ed25519]
         .into_iter()
         .map(|algorithm| {
-            let key = PrivateKey::generate(algorithm).ok()?;
+            let key = maker.make(algorithm).ok()?;
             Some(FreshKey {
                 algorithm,
                 public: key.public_key(),

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use inboxgrove_actors::platform::{Parts, Platform};
 use inboxgrove_config::Config;
+use inboxgrove_mail::dkim::RandomKeys;
 use inboxgrove_model::ports::{Blocking, Listener, Ports};
 use inboxgrove_store::Store;
 use tokio_util::sync::CancellationToken;
@@ -88,6 +89,7 @@ impl Running {
             config: Arc::clone(&config),
             smtp,
             smtp_tls,
+            key_maker: Arc::new(RandomKeys),
         };
         let platform = Platform::start(parts).await?;
         let server = Server::new(ConnectionLimits::of(&config));

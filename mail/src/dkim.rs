@@ -95,6 +95,17 @@ enum Pair {
     Ed25519(Arc<Ed25519KeyPair>),
 }
 
+/// Who makes the keys of new domains: chance in the daemon, a fixed stock in the virtual world, where making
+/// an RSA key costs as much as an hour of its time.
+pub trait KeyMaker: Send + Sync {
+    /// A key for a new domain. RSA may take some hundred milliseconds: call it where blocking is allowed.
+    fn make(&self, algorithm: DkimAlgorithm) -> Result<PrivateKey, KeyError>;
+}
+
+/// Fresh keys of chance.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RandomKeys;
+
 /// Signs messages with every key it holds.
 #[derive(Debug, Clone)]
 pub struct Signer {
@@ -106,6 +117,14 @@ struct SigningKey {
     selector: String,
     domain: DomainName,
     key: PrivateKey,
+}
+
+// === impl RandomKeys ===
+
+impl KeyMaker for RandomKeys {
+    fn make(&self, algorithm: DkimAlgorithm) -> Result<PrivateKey, KeyError> {
+        PrivateKey::generate(algorithm)
+    }
 }
 
 // === impl PrivateKey ===

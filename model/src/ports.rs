@@ -354,3 +354,17 @@ impl Drop for Busy {
         }
     }
 }
+/// Longest sleep in one piece of [`sleep_in_naps`]: a clock that is set meanwhile is noticed after it.
+const NAP: Duration = Duration::from_mins(1);
+
+/// Sleeps until a policy clock that may be set, held or stand still has reached `at`: for implementations of
+/// [`Clock::sleep_until`] over such a clock. At most a minute late.
+pub async fn sleep_in_naps(now: impl Fn() -> PolicyTime, at: PolicyTime) {
+    loop {
+        let left = at.since(now());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(NAP)).await;
+    }
+}

@@ -8,6 +8,8 @@
 
 pub mod rules;
 
+pub mod hold;
+
 pub mod conversation;
 pub mod ramp;
 pub mod schedule;
@@ -31,6 +33,7 @@ pub use band::band;
 pub use dice::Dice;
 pub use evidence::{Beliefs, Posterior, Signal};
 pub use gate::Gate;
+pub use hold::HeldClock;
 pub use pace::{PaceAction, ProviderLimits};
 pub use provider::{provider_of, site_of};
 pub use reply::{Outcome, ReplyText, RulePack, Stage, Verdict};

@@ -71,6 +71,8 @@ struct State {
     servers: BTreeMap<IpAddr, Trouble>,
     /// Servers that have not heard of any change since they were frozen.
     frozen: BTreeMap<IpAddr, Tree>,
+    /// What the resolver has been made to believe.
+    poisoned: BTreeMap<(String, RecordType), Vec<RecordData>>,
 }
 
 /// Zones by apex.
@@ -201,9 +203,31 @@ impl Zones {
         self.lock().frozen.remove(&server);
     }
 
+    /// Somebody has forged an answer that the recursive resolver took: these records, whatever the zones say.
+    pub fn poison(&self, name: &str, records: Vec<RecordData>) {
+        let mut state = self.lock();
+        for data in records {
+            let forged = state.poisoned.entry((normal(name), kind_of(&data)));
+            forged.or_default().push(data);
+        }
+    }
+
+    /// The resolver forgets what was forged for a name.
+    pub fn cure(&self, name: &str) {
+        let name = normal(name);
+        self.lock().poisoned.retain(|(owner, _), _| *owner != name);
+    }
+
     /// What a recursive resolver says.
     pub fn resolve(&self, name: &str, kind: RecordType) -> Answer {
-        resolve(&self.lock().zones, &normal(name), kind, None)
+        let (state, name) = (self.lock(), normal(name));
+        match state.poisoned.get(&(name.clone(), kind)) {
+            Some(forged) => {
+                let records = forged.iter().map(|data| (name.clone(), data.clone()));
+                Answer::Records(records.collect())
+            }
+            None => resolve(&state.zones, &name, kind, None),
+        }
     }
 
     /// What one server says of the zones it serves.

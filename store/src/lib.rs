@@ -32,6 +32,7 @@ mod hot;
 mod media;
 mod memory;
 mod shim;
+mod witness;
 
 mod backup;
 mod checked;
@@ -60,7 +61,7 @@ pub use engine::EngineError;
 pub use error::{CommitError, OpenError, ReadError};
 pub use lease::{Lease, Owner};
 pub use log::LogError;
-pub use memory::{Fault, MemDisk};
+pub use memory::{Fault, MemDisk, Stop};
 pub use migrate::{
     FORMAT_NEWEST, FORMAT_OLDEST, MigrateError, MigrateReport, migrate_down, migrate_up,
 };
@@ -75,3 +76,4 @@ pub use stats::StoreStats;
 pub use store::{EventsStep, Page, Store};
 pub use table::{KeyBytes, KeyParts, Record, RowError, Scope, TableId};
 pub use verify::VerifyReport;
+pub use witness::{RowChange, RowWrite, Witnessed};

@@ -11,12 +11,14 @@ use std::{
 };
 
 use crate::{
-    committer::{Committer, Request, queue::serve_inline},
+    backup::is_row,
+    committer::{Committer, Request},
     engine::{
         Engine, EngineError, EngineOpenError, POSITION_KEY, RawRow, Shelf, Write, position_from,
     },
     generations::number_of,
     media::{Media, copy_out},
+    witness::{Witnessed, serve_witnessed},
 };
 
 /// A disk in memory. Clones are the same disk.
@@ -26,10 +28,12 @@ pub struct MemDisk {
 }
 
 /// What is to go wrong, once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// The next append writes half of its bytes, then says that the disk is full.
     NoSpace,
+    /// The next append writes all of its bytes but the last, then fails.
+    ShortWrite,
     /// The next append fails.
     Write,
     /// The next sync fails; what it should have synced stays unsynced.
@@ -38,6 +42,22 @@ pub enum Fault {
     Apply,
     /// The next flush of rows fails.
     Flush,
+}
+
+/// How a run of a process ends when nobody asks it to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The power fails: of each file at most so many unsynced bytes had reached the disk, of its unsynced
+    /// names and of its unflushed rows nothing had.
+    Power {
+        /// How many.
+        kept: usize,
+    },
+    /// The process dies: what it had written to files stays; rows that it had not flushed may be lost.
+    Kill {
+        /// Whether they stay, too.
+        rows: bool,
+    },
 }
 
 struct Disk {
@@ -52,8 +72,12 @@ struct Disk {
     /// syncs its directory.
     engines: BTreeMap<String, MemRows>,
     faults: VecDeque<Fault>,
-    /// Power fails at the operation that finds 0 here; then this many unsynced bytes survive per file.
-    cut: Option<(u64, usize)>,
+    /// How often each has struck.
+    struck: BTreeMap<Fault, u64>,
+    /// The run ends at the operation that finds 0 here.
+    cut: Option<(u64, Stop)>,
+    /// What was committed, while somebody watches.
+    witnessed: Option<Vec<Witnessed>>,
     free_bytes: u64,
     /// Writes and syncs as they are tried, while somebody watches.
     watched: Option<Vec<String>>,
@@ -116,18 +140,69 @@ impl MemDisk {
 
     /// Power fails: what was not synced is gone. Stores that are open on the disk fail from now on.
     pub fn crash(&self) {
-        self.lock().crash(0);
+        self.stop(Stop::Power { kept: 0 });
     }
 
     /// As [`MemDisk::crash`], but of each file up to `kept` unsynced bytes had reached the disk.
     pub fn crash_torn(&self, kept: usize) {
-        self.lock().crash(kept);
+        self.stop(Stop::Power { kept });
+    }
+
+    /// The run ends now. Stores that are open on the disk fail from now on.
+    pub fn stop(&self, stop: Stop) {
+        self.lock().stop(stop);
     }
 
     /// Power fails at the `operations`-th write or sync from now (0 is the next one), which fails; up to
     /// `kept` unsynced bytes of each file survive.
     pub fn cut_power_in(&self, operations: u64, kept: usize) {
-        self.lock().cut = Some((operations, kept));
+        self.stop_in(operations, Stop::Power { kept });
+    }
+
+    /// The run ends at the `operations`-th write or sync from now (0 is the next one), which fails.
+    pub fn stop_in(&self, operations: u64, stop: Stop) {
+        self.lock().cut = Some((operations, stop));
+    }
+
+    /// Whether a stop or a fault that was asked for has not come yet.
+    pub fn awaits_trouble(&self) -> bool {
+        let disk = self.lock();
+        disk.cut.is_some() || !disk.faults.is_empty()
+    }
+
+    /// How often a fault has struck so far.
+    pub fn struck(&self, fault: Fault) -> u64 {
+        self.lock().struck.get(&fault).copied().unwrap_or(0)
+    }
+
+    /// From now on every commit is remembered, until it is fetched.
+    pub fn watch_commits(&self) {
+        self.lock().witnessed.get_or_insert_default();
+    }
+
+    /// What was committed since the last fetch, in its order.
+    pub fn fetch_witnessed(&self) -> Vec<Witnessed> {
+        let mut disk = self.lock();
+        disk.witnessed
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.lock().witnessed.is_some()
+    }
+
+    pub(crate) fn witness(&self, seen: Witnessed) {
+        if let Some(witnessed) = &mut self.lock().witnessed {
+            witnessed.push(seen);
+        }
+    }
+
+    pub(crate) fn has_row(&self, key: &[u8]) -> bool {
+        let disk = self.lock();
+        disk.newest_rows()
+            .is_some_and(|rows| rows.contains_key(key))
     }
 
     /// The next operation that `fault` is about fails. Several faults wait in order.
@@ -163,7 +238,7 @@ impl MemDisk {
         for (committer, request) in held.into_iter().flatten() {
             // A store that was dropped meanwhile has nobody who waits.
             if let Some(committer) = committer.upgrade() {
-                serve_inline(&committer, [request]);
+                serve_witnessed(self, &committer, request);
             }
         }
     }
@@ -228,6 +303,18 @@ impl MemDisk {
         }
     }
 
+    /// The whole keys of all records' rows, table byte first; the engine's own rows are not among them.
+    pub fn row_keys(&self) -> Vec<Vec<u8>> {
+        let disk = self.lock();
+        let rows = disk.newest_rows().into_iter().flat_map(BTreeMap::keys);
+        rows.filter(|key| is_row(key)).cloned().collect()
+    }
+
+    /// How long a row's value is. `key` is the whole key.
+    pub fn row_len(&self, key: &[u8]) -> Option<usize> {
+        self.lock().newest_rows()?.get(key).map(Vec::len)
+    }
+
     /// The rows are lost, as if sled's directory had been moved aside.
     pub fn lose_rows(&self) {
         self.lock().engines.clear();
@@ -266,12 +353,12 @@ impl MemDisk {
     fn writing(&self, generation: u64) -> io::Result<MutexGuard<'_, Disk>> {
         let mut disk = self.current(generation)?;
         match disk.cut {
-            Some((0, kept)) => {
-                disk.crash(kept);
+            Some((0, stop)) => {
+                disk.stop(stop);
                 Err(io::Error::other("the disk has lost power"))
             }
-            Some((left, kept)) => {
-                disk.cut = Some((left - 1, kept));
+            Some((left, stop)) => {
+                disk.cut = Some((left - 1, stop));
                 Ok(disk)
             }
             None => Ok(disk),
@@ -299,6 +386,8 @@ impl Default for Disk {
             files_made: 0,
             engines: BTreeMap::new(),
             faults: VecDeque::new(),
+            struck: BTreeMap::new(),
+            witnessed: None,
             cut: None,
             free_bytes: u64::MAX,
             watched: None,
@@ -308,16 +397,46 @@ impl Default for Disk {
 }
 
 impl Disk {
-    fn crash(&mut self, kept: usize) {
+    fn stop(&mut self, stop: Stop) {
         self.generation += 1;
         self.cut = None;
         self.faults.clear();
         // What waited was never done; whoever waits learns that the committer is gone.
         self.held = None;
+        let rows_stay = match stop {
+            Stop::Power { kept } => {
+                self.lose_unsynced(kept);
+                false
+            }
+            Stop::Kill { rows } => rows,
+        };
+        if !rows_stay {
+            self.lose_unflushed();
+        }
+    }
+
+    /// The rows in use: those of the youngest generation.
+    fn newest_rows(&self) -> Option<&BTreeMap<Vec<u8>, Vec<u8>>> {
+        let numbered = self.engines.iter();
+        let numbered = numbered.filter_map(|(name, of)| Some((number_of(name)?, &of.rows)));
+        let newest = numbered.max_by_key(|(number, _)| *number);
+        newest.map(|(_, rows)| rows)
+    }
+
+    fn lose_unsynced(&mut self, kept: usize) {
         self.live = self.synced.clone();
         for file in self.files.values_mut() {
             file.crash(kept);
         }
+    }
+
+    fn note(&mut self, what: &str, name: &str) {
+        if let Some(watched) = &mut self.watched {
+            watched.push(format!("{what} {name}").trim_end().to_owned());
+        }
+    }
+
+    fn lose_unflushed(&mut self) {
         for of in self.engines.values_mut() {
             while let Some((key, old)) = of.undo.pop() {
                 match old {
@@ -328,17 +447,11 @@ impl Disk {
         }
     }
 
-    fn note(&mut self, what: &str, name: &str) {
-        if let Some(watched) = &mut self.watched {
-            watched.push(format!("{what} {name}").trim_end().to_owned());
-        }
-    }
-
     fn fails(&mut self, fault: Fault) -> bool {
-        match self.faults.iter().position(|waiting| *waiting == fault) {
-            Some(at) => self.faults.remove(at).is_some(),
-            None => false,
-        }
+        let waits = self.faults.iter().position(|waiting| *waiting == fault);
+        let Some(at) = waits else { return false };
+        *self.struck.entry(fault).or_default() += 1;
+        self.faults.remove(at).is_some()
     }
 
     fn file(&mut self, name: &str) -> io::Result<&mut MemFile> {
@@ -423,13 +536,17 @@ impl MemMedia {
         if disk.fails(Fault::Write) {
             return Err(nix::errno::Errno::EIO.into());
         }
-        let full = disk.fails(Fault::NoSpace);
+        let (full, short) = (disk.fails(Fault::NoSpace), disk.fails(Fault::ShortWrite));
         let file = disk.file(name)?;
         let offset = offset.map_or(Ok(file.bytes.len()), usize::try_from);
         let offset = offset.map_err(io::Error::other)?;
         if full {
             file.write(offset, &bytes[..bytes.len() / 2]);
             return Err(nix::errno::Errno::ENOSPC.into());
+        }
+        if short {
+            file.write(offset, &bytes[..bytes.len().saturating_sub(1)]);
+            return Err(nix::errno::Errno::EIO.into());
         }
         file.write(offset, bytes);
         Ok(())
@@ -729,6 +846,41 @@ mod tests {
         disk.crash();
         let (media, _) = disk.attach();
         assert_eq!(media.read("a").expect("read"), b"old");
+    }
+
+    #[test]
+    fn a_kill_takes_back_unflushed_rows_only() {
+        let disk = MemDisk::new();
+        let (media, shelf) = disk.attach();
+        let engine = shelf.open("sled").expect("opens");
+        media.create("a").expect("made");
+        media.append("a", b"written").expect("written");
+        engine
+            .apply(&[(vec![1], Some(vec![1]))], 1)
+            .expect("applied");
+        disk.stop(Stop::Kill { rows: true });
+        let (_, shelf) = disk.attach();
+        let engine = shelf.open("sled").expect("opens");
+        assert_eq!(engine.get(&[1]), Ok(Some(vec![1])));
+        disk.stop(Stop::Kill { rows: false });
+        let (media, shelf) = disk.attach();
+        let engine = shelf.open("sled").expect("opens");
+        assert_eq!(media.read("a").expect("read"), b"written");
+        assert_eq!(engine.get(&[1]), Ok(None));
+        // The system's cache dies with the power.
+        disk.crash();
+        assert_eq!(disk.names(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_short_write_leaves_all_but_the_last_byte() {
+        let disk = MemDisk::new();
+        let (media, _) = disk.attach();
+        media.create("a").expect("made");
+        disk.fail_next(Fault::ShortWrite);
+        assert!(media.append("a", b"four").is_err());
+        assert_eq!(disk.read("a").expect("there"), b"fou");
+        assert_eq!(disk.struck(Fault::ShortWrite), 1);
     }
 
     #[test]

@@ -84,8 +84,8 @@ pub fn migrate_down(
 }
 
 impl Store {
-    /// Rewrites every row as of a format. Nobody else may commit meanwhile.
-    pub(crate) fn migrate(&self, format: u8) -> Result<MigrateReport, MigrateError> {
+    /// Rewrites every row as of a format, for whoever has the store open. Nobody else may commit meanwhile.
+    pub fn migrate(&self, format: u8) -> Result<MigrateReport, MigrateError> {
         if !(FORMAT_OLDEST..=FORMAT_NEWEST).contains(&format) {
             return Err(MigrateError::NoSuchFormat { wanted: format });
         }

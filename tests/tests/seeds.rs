@@ -1,14 +1,16 @@
 //! The virtual world, seed by seed: a day with faults each, and everything that must hold held.
 //!
-//! A seed is replayed with `GROVE_TESTS_SEED=<n>`; `GROVE_TESTS_SEEDS=<n>` says how many are lived (`make seeds N=<n>`), `GROVE_TESTS_DAYS=<n>` for
-//! how long each.
+//! `make seeds N=<n>` lives n seeds (`GROVE_TESTS_SEEDS`), from `GROVE_TESTS_FIRST_SEED` on, so that a long run can go in
+//! pieces; `GROVE_TESTS_DAYS` says how long each is. One seed is lived again with `GROVE_TESTS_SEED=<n>`, and parts of it
+//! with `GROVE_TESTS_INCIDENTS=<numbers>`, `GROVE_TESTS_HOURS=<n>` and `GROVE_TESTS_PEOPLE=<n>`: a failure tells which.
 
 mod judge;
+mod shrinking;
+mod summary;
 
 use std::{
     collections::BTreeMap,
     ops::Range,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -17,49 +19,79 @@ use std::{
 };
 
 use inboxgrove_tests::virtual_world::{
-    day::{Life, Lived, Trouble},
+    day::{Failure, Life, Lived, Trouble},
     records::first_difference,
+    shrink::{Shrunk, shrink},
 };
 
 /// Seeds that are lived when nobody asks for another number.
-const SEEDS: u64 = 50;
+const SEEDS: u64 = 100;
 /// Writes and syncs at which the power is cut: those of a move-in and of the first letters.
 const CUTS: u64 = 160;
+/// Failing seeds that are made short; the others are only named.
+const SHRUNK_MAX: usize = 2;
+/// Lives that making one short may cost.
+const SHRINK_TRIES: usize = 120;
+/// Seeds between two lines that say how far a long run has come.
+const TELL_EVERY: u64 = 100;
 
 fn day_of(seed: u64) -> Life {
-    Life {
-        seed,
-        hours: 24 * asked("GROVE_TESTS_DAYS").unwrap_or(1),
-        people: 3,
-        trouble: Trouble::OfTheSeed,
+    Life::of_seed(seed, asked("GROVE_TESTS_DAYS").unwrap_or(1))
+}
+
+/// The part of a seed's day that a replay asks for; all of it when it asks for no part.
+fn part_of(mut life: Life) -> Life {
+    life.hours = asked("GROVE_TESTS_HOURS").unwrap_or(life.hours);
+    life.people = asked("GROVE_TESTS_PEOPLE").map_or(life.people, |n| n as usize);
+    if let (Some(text), Trouble::Given(incidents)) =
+        (told("GROVE_TESTS_INCIDENTS"), &mut life.trouble)
+    {
+        let kept: Vec<usize> = text
+            .split(',')
+            .filter_map(|n| n.trim().parse().ok())
+            .collect();
+        incidents.retain(|incident| kept.contains(&incident.number));
     }
+    life
 }
 
 #[expect(
     clippy::disallowed_methods,
     reason = "a test is told by its environment how much to do; what it does does not depend on it"
 )]
+fn told(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 fn asked(name: &str) -> Option<u64> {
-    let value = std::env::var(name).ok()?;
-    Some(
-        value
-            .parse()
-            .unwrap_or_else(|why| panic!("{name}={value}: {why}")),
+    let value = told(name)?;
+    let number = value.parse();
+    Some(number.unwrap_or_else(|why| panic!("{name}={value}: {why}")))
+}
+
+/// The command that lives this life again.
+fn again(life: &Life, incidents: &[usize]) -> String {
+    let numbers: Vec<String> = incidents.iter().map(ToString::to_string).collect();
+    let days =
+        asked("GROVE_TESTS_DAYS").map_or_else(String::new, |n| format!("GROVE_TESTS_DAYS={n} "));
+    format!(
+        "{days}GROVE_TESTS_SEED={} GROVE_TESTS_HOURS={} GROVE_TESTS_PEOPLE={} GROVE_TESTS_INCIDENTS='{}' cargo nextest run -p inboxgrove-tests -E 'test(=seeds::days_with_faults)'",
+        life.seed,
+        life.hours,
+        life.people,
+        numbers.join(",")
     )
 }
 
-/// Lives a seed; a failure or a panic becomes a text that tells how to see it again.
-fn live(life: Life) -> Result<Lived, String> {
-    let lived = catch_unwind(AssertUnwindSafe(|| life.live()));
-    let why = match lived {
-        Ok(Ok(lived)) => return Ok(lived),
-        Ok(Err(why)) => format!("{why:#}"),
-        Err(_) => "it panicked, see above".to_owned(),
-    };
-    let seed = life.seed;
-    Err(format!(
-        "seed {seed}: {why}\n  again: GROVE_TESTS_SEED={seed} cargo nextest run -p inboxgrove-tests -E 'test(=seeds::fifty_days_with_faults)'"
-    ))
+/// A failing seed made short, and how to see it again.
+fn told_short(life: &Life, failure: &Failure) -> String {
+    let short: Shrunk = shrink(life, failure, SHRINK_TRIES, &Life::live);
+    format!(
+        "seed {}, shrunk to {}  again: {}",
+        life.seed,
+        short.trace(),
+        again(&short.life, &short.numbers())
+    )
 }
 
 /// Does something for each of these numbers, on as many threads as there are cores.
@@ -86,105 +118,71 @@ fn in_parallel<T: Send>(numbers: Range<u64>, work: impl Fn(u64) -> T + Sync) -> 
     done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What is kept of a seed in a run of thousands: no events, but of those that failed.
+type Outcome = Result<Lived, Box<Failure>>;
+
+fn live_briefly(seed: u64, told: &summary::Progress) -> Outcome {
+    let outcome = part_of(day_of(seed)).live().map(|mut lived| {
+        (lived.events, lived.trace) = (Vec::new(), Vec::new());
+        lived
+    });
+    told.one_more(
+        seed,
+        outcome.as_ref().err().map(|failure| failure.why.as_str()),
+    );
+    outcome
+}
+
 #[test]
-fn fifty_days_with_faults() {
+fn days_with_faults() {
+    let first = asked("GROVE_TESTS_FIRST_SEED").unwrap_or(1);
     let seeds = match asked("GROVE_TESTS_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 1..asked("GROVE_TESTS_SEEDS").unwrap_or(SEEDS) + 1,
+        None => first..first + asked("GROVE_TESTS_SEEDS").unwrap_or(SEEDS),
     };
-    let lived = in_parallel(seeds, |seed| live(day_of(seed)));
-    let failed: Vec<_> = lived
-        .values()
-        .filter_map(|outcome| outcome.as_ref().err())
+    let progress = summary::Progress::of(&seeds, TELL_EVERY);
+    let lived = in_parallel(seeds, |seed| live_briefly(seed, &progress));
+    let good: Vec<&Lived> = lived.values().flatten().collect();
+    println!("{}", summary::of(&good));
+    let failed: Vec<(u64, &Failure)> = lived
+        .iter()
+        .filter_map(|(seed, outcome)| Some((*seed, &**outcome.as_ref().err()?)))
         .collect();
-    let good: Vec<_> = lived
-        .values()
-        .filter_map(|outcome| outcome.as_ref().ok())
-        .collect();
-    println!("{}", summary(&good));
-    let count = failed.len();
-    let first: Vec<String> = failed.into_iter().take(5).cloned().collect();
-    assert!(
-        first.is_empty(),
-        "{count} of {} seeds failed:\n{}",
-        lived.len(),
-        first.join("\n")
-    );
-    if good.len() >= 20 {
-        they_were_no_holidays(&good);
-    }
-}
-
-/// A world in which nothing happens proves nothing.
-fn they_were_no_holidays(lived: &[&Lived]) {
-    let sum = |kind: &str| {
-        lived
+    if !failed.is_empty() {
+        let names: Vec<String> = failed
             .iter()
-            .map(|day| day.kinds.get(kind).copied().unwrap_or(0))
-            .sum::<usize>()
-    };
-    for kind in [
-        "accepted",
-        "delivered",
-        "deferred",
-        "bounced",
-        "uncertain",
-        "received",
-        "placed",
-    ] {
-        assert!(sum(kind) > 0, "no message was ever {kind}");
+            .map(|(seed, failure)| format!("seed {seed}: {}", failure.why))
+            .collect();
+        let short = failed.iter().take(SHRUNK_MAX);
+        let short: Vec<String> = short
+            .map(|(seed, failure)| told_short(&part_of(day_of(*seed)), failure))
+            .collect();
+        panic!(
+            "{} of {} seeds failed:\n{}\n\n{}",
+            failed.len(),
+            lived.len(),
+            names.join("\n"),
+            short.join("\n\n")
+        );
     }
-    let of = |what: fn(&Lived) -> u64| lived.iter().map(|day| what(day)).sum::<u64>();
-    assert!(
-        of(|day| day.tally.accidents.into()) >= lived.len() as u64,
-        "hardly any accident"
-    );
-    assert!(
-        of(|day| day.tally.failed_starts.into()) > 0,
-        "no start was ever cut off"
-    );
-    assert!(of(|day| day.tally.torn_bytes) > 0, "no tail was ever torn");
-    assert!(
-        of(|day| day.tally.replayed) > 0,
-        "nothing was ever replayed"
-    );
-    assert!(
-        of(|day| day.refused.get("budget").copied().unwrap_or(0).into()) > 0,
-        "no budget was ever full"
-    );
-}
-
-fn summary(lived: &[&Lived]) -> String {
-    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut refused: BTreeMap<&str, u32> = BTreeMap::new();
-    let (mut accidents, mut failed_starts, mut heard, mut sent) = (0, 0, 0, 0);
-    for day in lived {
-        day.kinds
-            .iter()
-            .for_each(|(kind, n)| *kinds.entry(kind).or_default() += n);
-        day.refused
-            .iter()
-            .for_each(|(kind, n)| *refused.entry(kind).or_default() += n);
-        accidents += day.tally.accidents;
-        failed_starts += day.tally.failed_starts;
-        heard += day.heard;
-        sent += day.sent;
+    if good.len() >= 100 {
+        summary::they_were_no_holidays(&good);
     }
-    format!(
-        "{} days: {sent} messages of people, {heard} transmissions, {accidents} accidents, {failed_starts} during a start\n  events {kinds:?}\n  refused {refused:?}",
-        lived.len()
-    )
 }
 
 #[test]
 fn the_same_seed_lives_the_same_day() {
     for seed in [101, 102] {
-        let [once, again] =
-            [(); 2].map(|()| live(day_of(seed)).unwrap_or_else(|why| panic!("{why}")));
+        let live = |()| {
+            day_of(seed)
+                .live()
+                .unwrap_or_else(|failure| panic!("seed {seed}: {}", failure.why))
+        };
+        let [once, again] = [(); 2].map(live);
         if let Some(difference) = first_difference(&once.events, &again.events) {
             panic!("seed {seed} lived two different days, first at {difference}");
         }
-        assert_eq!(once.tally, again.tally);
+        assert_eq!(once, again);
     }
 }
 
@@ -194,7 +192,9 @@ fn a_day_without_faults_is_a_day_without_accidents() {
         trouble: Trouble::None,
         ..day_of(7)
     };
-    let lived = live(life).unwrap_or_else(|why| panic!("{why}"));
+    let lived = life
+        .live()
+        .unwrap_or_else(|failure| panic!("{}", failure.why));
     let of = |kind: &str| lived.kinds.get(kind).copied().unwrap_or(0);
     assert_eq!(of("uncertain"), 0);
     assert!(of("delivered") > 20, "{:?}", lived.kinds);
@@ -205,18 +205,21 @@ fn a_day_without_faults_is_a_day_without_accidents() {
 #[test]
 fn a_power_cut_at_every_write_of_a_morning() {
     let cut_at = |write| {
-        live(Life {
+        let life = Life {
             seed: asked("GROVE_TESTS_SEED").unwrap_or(5),
             hours: 1,
             people: 1,
             trouble: Trouble::CutAtWrite(write),
-        })
+            lie: None,
+        };
+        life.live()
     };
     let lived = in_parallel(0..CUTS, cut_at);
     let failed: Vec<_> = lived
         .iter()
         .filter_map(|(write, outcome)| {
-            Some(format!("cut at write {write}: {}", outcome.as_ref().err()?))
+            let failure = outcome.as_ref().err()?;
+            Some(format!("cut at write {write}: {}", failure.why))
         })
         .collect();
     assert!(

@@ -44,7 +44,8 @@ impl Village {
     async fn build_with(people: usize, config: Config) -> anyhow::Result<Self> {
         let around = Arc::new(Neighbourhood::build(1).await?);
         let rng = around.rng.stream("house");
-        let mut house = House::build(config, around.outside(), INBOUND, rng).await?;
+        let (outside, wire) = (around.outside(), around.wire.clone());
+        let mut house = House::build(config, outside, wire, INBOUND, rng).await?;
         house.start().await?;
         let (journal, platform) = (
             Journal::default(),
@@ -180,6 +181,7 @@ async fn mail_to_a_parked_inbox_waits_at_its_sender() -> anyhow::Result<()> {
         .around
         .wire
         .seen()
+        .transmissions
         .into_iter()
         .filter(|seen| seen.to == INBOUND.ip())
         .collect();
@@ -278,6 +280,7 @@ async fn smtp_says_250_after_the_commit_and_not_before() -> anyhow::Result<()> {
             .around
             .wire
             .seen()
+            .transmissions
             .into_iter()
             .find(|seen| seen.message_id == "slow@strangers.example")
     };
@@ -304,7 +307,7 @@ async fn a_crash_before_the_commit_is_no_answer() -> anyhow::Result<()> {
     let (tenant, id): (TenantId, _) = (inbox.tenant, inbox.id);
     let asked = tokio::spawn(async move { platform.send(tenant, id, letter(), None).await });
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let accident = inboxgrove_tests::virtual_world::house::Accident::PowerCut { kept: 0 };
+    let accident = inboxgrove_store::Stop::Power { kept: 0 };
     village.house.accident(accident).await;
     let answer = asked.await?;
     assert!(answer.is_err(), "{answer:?}");

@@ -9,6 +9,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use inboxgrove_actors::platform::{Parts, Platform};
 use inboxgrove_config::Config;
+use inboxgrove_mail::dkim::RandomKeys;
 use inboxgrove_model::{
     MessageId, PolicyTime,
     inbox::Inbox,
@@ -125,6 +126,7 @@ impl World {
             config: Arc::new(Config::default()),
             smtp: None,
             smtp_tls: None,
+            key_maker: Arc::new(RandomKeys),
         };
         let platform = Platform::start(parts).await.unwrap();
         let keys = EdgeKeys::from_bytes(&[2; 32]);

@@ -133,6 +133,20 @@ async fn a_server_follows_no_alias_into_zones_of_others() {
     }
 }
 
+#[test]
+fn a_forged_answer_is_the_resolvers_alone() {
+    let zones = zones();
+    let (host, forged) = ("host.example.com", address_record(NS2));
+    zones.poison(host, vec![forged.clone()]);
+    let records = vec![(host.to_owned(), forged)];
+    assert_eq!(zones.resolve(host, RecordType::A), Answer::Records(records));
+    let told =
+        |answer: Answer| matches!(answer, Answer::Records(it) if it[0].1 == address_record(NS1));
+    assert!(told(zones.resolve_at(NS1, host, RecordType::A)));
+    zones.cure("HOST.example.com");
+    assert!(told(zones.resolve(host, RecordType::A)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_frozen_server_answers_as_of_then() {
     let zones = zones();

@@ -1,4 +1,4 @@
-//! What may befall a connection: refusal, silence, a reset in the middle, a long way.
+//! What may befall a connection: refusal, silence, a reset in the middle, a long way, a drip.
 
 use std::{
     io,
@@ -33,6 +33,8 @@ pub struct Faults {
     pub latency_min: Duration,
     /// Most time.
     pub latency_max: Duration,
+    /// Whether bytes come and go one by one, each after that time.
+    pub drip: bool,
 }
 
 /// What befalls one connection.
@@ -42,6 +44,7 @@ pub(super) struct Fate {
     pub(super) stalled: bool,
     pub(super) reset_after: Option<u64>,
     pub(super) latency: Duration,
+    pub(super) drip: bool,
 }
 
 /// The client's end of a connection with a fate.
@@ -52,6 +55,9 @@ struct FatedStream {
     bytes_left: Option<u64>,
     latency: Duration,
     parcel: Parcel,
+    drip: bool,
+    /// On a line that drips: when the next byte may leave.
+    leaves: Option<Pin<Box<Sleep>>>,
 }
 
 /// What has arrived and is still on its way to the reader.
@@ -99,6 +105,14 @@ impl Faults {
         }
     }
 
+    /// Every byte takes this long.
+    pub fn drip(each: Duration) -> Self {
+        Self {
+            drip: true,
+            ..Self::latency(each)
+        }
+    }
+
     /// Draws the fate of one connection. Always takes five numbers, so that one fault more or less does
     /// not change the others.
     pub(super) fn draw(&self, rng: &SeededRng) -> Fate {
@@ -113,6 +127,7 @@ impl Faults {
             stalled,
             reset_after: reset.then_some(after),
             latency: self.latency_min + spread.mul_f64(rng.unit()),
+            drip: self.drip,
         }
     }
 }
@@ -142,6 +157,8 @@ impl FatedStream {
             bytes_left: fate.reset_after,
             latency: fate.latency,
             parcel: Parcel::default(),
+            drip: fate.drip,
+            leaves: None,
         }
     }
 
@@ -175,7 +192,8 @@ impl FatedStream {
 
     /// Reads what is there into the parcel, and sets when it arrives.
     fn poll_fetch(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut space = vec![0; self.allowance(PARCEL_BYTES)];
+        let parcel = if self.drip { 1 } else { PARCEL_BYTES };
+        let mut space = vec![0; self.allowance(parcel)];
         let mut fetched = ReadBuf::new(&mut space);
         std::task::ready!(Pin::new(&mut self.inner).poll_read(context, &mut fetched))?;
         let bytes = fetched.filled().to_vec();
@@ -221,8 +239,16 @@ impl AsyncWrite for FatedStream {
         if this.is_reset() {
             return Poll::Ready(Err(this.cut()));
         }
-        let passing = &bytes[..this.allowance(bytes.len())];
+        if let Some(leaves) = &mut this.leaves {
+            std::task::ready!(leaves.as_mut().poll(context));
+            this.leaves = None;
+        }
+        let parcel = if this.drip { 1 } else { bytes.len() };
+        let passing = &bytes[..this.allowance(parcel.min(bytes.len()))];
         let written = std::task::ready!(Pin::new(&mut this.inner).poll_write(context, passing))?;
+        if this.drip {
+            this.leaves = Some(Box::pin(tokio::time::sleep(this.latency)));
+        }
         this.spend(written);
         Poll::Ready(Ok(written))
     }

@@ -55,6 +55,21 @@ async fn a_conversation(net: &dyn Net) {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_line_that_drips_carries_a_byte_at_a_time() {
+    let net = net();
+    let listener = net.listen(SocketAddr::new(THERE, 25)).await.unwrap();
+    let to = listener.local_addr();
+    tokio::spawn(echo(listener));
+    net.faults_at(to, Faults::drip(Duration::from_secs(1)));
+    let (stream, begun) = (net.connect(None, to).await.unwrap(), Instant::now());
+    assert_eq!(echoed(stream, b"0123456789").await.unwrap(), b"0123456789");
+    // Nine gaps on the way there, ten bytes on the way back; both ways at once.
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(10), "{took:?}");
+    assert!(took <= Duration::from_secs(21), "{took:?}");
+}
+
 #[tokio::test]
 async fn both_nets_carry_a_conversation() {
     a_conversation(&net()).await;

@@ -15,7 +15,9 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{Answer, Committer, Request};
-use crate::{CommitError, MemDisk, engine::sled::panic_text, shared::Shared};
+use crate::{
+    CommitError, MemDisk, engine::sled::panic_text, shared::Shared, witness::serve_witnessed,
+};
 
 /// Requests that may wait: four full groups. More would only wait longer.
 const QUEUE_LEN: usize = 1024;
@@ -64,7 +66,7 @@ impl Queue {
         match self {
             Self::Inline(committer, disk) => {
                 if let Some(request) = disk.hold(committer, request) {
-                    serve_inline(committer, [request]);
+                    serve_witnessed(disk, committer, request);
                 }
             }
             Self::Thread {

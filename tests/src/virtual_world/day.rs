@@ -1,43 +1,50 @@
 //! A day of a seed, from an empty disk to the last look.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
 use inboxgrove_model::{
-    PolicyTime,
+    MessageId, PolicyTime,
     event::{EventKind, LoggedEvent},
-    ports::{Clock, Rng},
+    ports::Clock,
 };
-use inboxgrove_sim::{net::Faults, rng::SeededRng};
-use inboxgrove_store::Store;
+use inboxgrove_sim::net::Faults;
+use inboxgrove_store::{ReadError, Stop, Store};
 use tokio::task::JoinSet;
 
 use super::{
-    house::{Accident, House, Tally},
-    invariants::{Inspection, Past},
-    neighbourhood::{INBOUND, Neighbourhood, settings},
-    people::{Journal, Person, strangers_until},
+    classes::FaultClass,
+    house::{House, Tally, is_of_the_disk},
+    invariants::{Past, Scene},
+    neighbourhood::{Call, EPOCH, INBOUND, Neighbourhood, settings},
+    people::{Entries, Journal, Person, Sent, strangers_until},
     records::{events_after, first_difference, lines},
-    weather::{Happening, Incident, drizzle, forecast, index},
+    weather::{Happening, Incident, Nested, forecast},
+    wire::Heard,
 };
+
+mod strokes;
 
 /// Violations that are named; the rest is only counted.
 const VIOLATIONS_SHOWN: usize = 8;
 /// How often everything is looked at.
 const LOOK_EVERY: Duration = Duration::from_hours(2);
+/// How often there is a glance at what is cheap to look at.
+const GLANCE_EVERY: Duration = Duration::from_mins(5);
 /// Calm at the end: greylisted and suspended mail has its turn, so that what is left over shows.
 const CALM: Duration = Duration::from_hours(4);
 /// How long an operator's restart may take.
 const DRAIN: Duration = Duration::from_secs(25);
-/// People who have not come to an end by then hang.
-const PEOPLE_WAIT: Duration = Duration::from_hours(30);
+/// People who have not come to an end by then hang. A clock that was set may stop the daemon's policy for a day.
+const PEOPLE_WAIT: Duration = Duration::from_hours(40);
 
 /// What a seed is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Life {
     /// Where chance begins.
     pub seed: u64,
@@ -47,24 +54,35 @@ pub struct Life {
     pub people: usize,
     /// What goes wrong.
     pub trouble: Trouble,
+    /// A lie that the judge is told, so that there is a failure to look at.
+    pub lie: Option<Lie>,
 }
 
 /// What goes wrong in a life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Trouble {
     /// Nothing.
     None,
-    /// Whatever the seed has in store.
-    OfTheSeed,
+    /// This, in the order of time.
+    Given(Vec<Incident>),
     /// The power fails at the n-th write or sync after the start.
     CutAtWrite(u64),
 }
 
+/// A lie that the judge is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// When a run is killed, a message had been accepted that nobody ever heard of.
+    PromiseAtKill,
+}
+
 /// What a seed came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Lived {
     /// All events, one a line.
     pub events: Vec<String>,
+    /// What happened, one a line.
+    pub trace: Vec<String>,
     /// How many of each kind.
     pub kinds: BTreeMap<&'static str, usize>,
     /// What befell the house.
@@ -77,57 +95,148 @@ pub struct Lived {
     pub heard: usize,
 }
 
+/// How a seed failed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Failure {
+    /// All of it, for people.
+    pub why: String,
+    /// What kind of failures it has: the same words whatever the ids and numbers.
+    pub kinds: BTreeSet<String>,
+    /// How many hours had been lived, rounded up.
+    pub hours: u64,
+    /// What happened until then, one a line.
+    pub trace: Vec<String>,
+    /// All events until then, one a line.
+    pub events: Vec<String>,
+}
+
 /// A life under way.
 struct Living {
     around: Arc<Neighbourhood>,
     house: House,
     journal: Journal,
-    chance: SeededRng,
     past: Past,
+    /// Incidents that last, by their numbers.
+    under_way: BTreeMap<usize, Happening>,
+    /// Accidents that will end the starts after the next one.
+    nested: Nested,
+    /// How a run ends that a fault of the disk ends.
+    ends_by: Stop,
+    lie: Option<Lie>,
+    trace: Vec<String>,
 }
 
+/// Something in the time-table of a day.
+#[derive(Debug, Clone)]
+enum Turn {
+    Begin(Incident),
+    End(Incident),
+}
+
+// === impl Life ===
+
 impl Life {
-    /// Lives it on a runtime of its own, whose clock is paused.
-    pub fn live(self) -> anyhow::Result<Lived> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()?;
-        runtime.block_on(self.run())
+    /// A life of so many days with all that its seed has in store.
+    pub fn of_seed(seed: u64, days: u64) -> Self {
+        Self {
+            seed,
+            hours: 24 * days,
+            people: 3,
+            trouble: Trouble::Given(forecast(seed, 24 * days)),
+            lie: None,
+        }
     }
 
-    async fn run(self) -> anyhow::Result<Lived> {
-        let around = Arc::new(Neighbourhood::build(self.seed).await?);
-        let rng = around.rng.stream("house");
-        let house = House::build(settings()?, around.outside(), INBOUND, rng).await?;
-        let mut living = Living {
-            chance: around.rng.stream("life"),
-            around,
-            house,
-            journal: Journal::default(),
-            past: Past::default(),
-        };
-        living.house.start().await?;
-        let ends = living.now().after(Duration::from_hours(self.hours));
-        let mut incidents = VecDeque::new();
-        match self.trouble {
-            Trouble::None => {}
-            Trouble::OfTheSeed => {
-                living.around.net.faults_everywhere(drizzle(&living.chance));
-                incidents.extend(forecast(&living.chance, living.now(), self.hours));
-            }
-            Trouble::CutAtWrite(write) => living.house.disk().cut_power_in(write, 0),
-        }
-        let people = living.wake_people(self.people, ends);
-        living.go_through(incidents, ends).await?;
-        living.calm_down(people).await?;
-        living.close().await
+    /// Lives it on a runtime of its own, whose clock is paused.
+    pub fn live(&self) -> Result<Lived, Box<Failure>> {
+        let lived = catch_unwind(AssertUnwindSafe(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build();
+            let runtime = runtime.map_err(|why| Failure::new(&why.into()))?;
+            runtime.block_on(self.run())
+        }));
+        let panicked = |_| Err(Failure::new(&anyhow::anyhow!("it panicked, see above")));
+        lived.unwrap_or_else(panicked).map_err(Box::new)
     }
+
+    async fn run(&self) -> Result<Lived, Failure> {
+        let failed = |why: anyhow::Error| Failure::new(&why);
+        let mut living = Living::begin(self).await.map_err(failed)?;
+        let lived = living.live(self).await;
+        lived.map_err(|why| living.failure(&why))
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    fn new(why: &anyhow::Error) -> Self {
+        let text = format!("{why:#}");
+        let kinds = text.lines().map(kind_of).collect();
+        Self {
+            why: text,
+            kinds,
+            ..Self::default()
+        }
+    }
+
+    /// Whether one of its failures is of a kind that another has, too.
+    pub fn is_like(&self, other: &Self) -> bool {
+        !self.kinds.is_disjoint(&other.kinds)
+    }
+}
+
+/// A sentence without its ids, numbers and times.
+fn kind_of(line: &str) -> String {
+    let general = |word: &str| {
+        let special = word.contains(|c: char| c.is_ascii_digit() || c == '_' || c == '@');
+        if special { "#" } else { word }.to_owned()
+    };
+    let words: Vec<String> = line.split_whitespace().map(general).collect();
+    words.join(" ")
 }
 
 // === impl Living ===
 
 impl Living {
+    async fn begin(life: &Life) -> anyhow::Result<Self> {
+        let around = Arc::new(Neighbourhood::build(life.seed).await?);
+        let rng = around.rng.stream("house");
+        let (outside, wire) = (around.outside(), around.wire.clone());
+        let house = House::build(settings()?, outside, wire, INBOUND, rng).await?;
+        Ok(Self {
+            around,
+            house,
+            journal: Journal::default(),
+            past: Past::default(),
+            under_way: BTreeMap::new(),
+            nested: Nested::new(),
+            ends_by: Stop::Power { kept: 0 },
+            lie: life.lie,
+            trace: Vec::new(),
+        })
+    }
+
+    async fn live(&mut self, life: &Life) -> anyhow::Result<Lived> {
+        self.house.start().await?;
+        let ends = self.now().after(Duration::from_hours(life.hours));
+        let turns = match &life.trouble {
+            Trouble::None => Vec::new(),
+            Trouble::Given(incidents) => time_table(incidents),
+            Trouble::CutAtWrite(write) => {
+                self.house.disk().cut_power_in(*write, 0);
+                Vec::new()
+            }
+        };
+        let people = self.wake_people(life.people, ends);
+        self.go_through(turns, ends).await?;
+        self.calm_down(people).await?;
+        self.close().await
+    }
+
+    /// True time.
     fn now(&self) -> PolicyTime {
         self.around.clock.policy()
     }
@@ -155,16 +264,19 @@ impl Living {
     /// Lets time pass, with everything that happens meanwhile.
     async fn go_through(
         &mut self,
-        mut incidents: VecDeque<Incident>,
+        turns: Vec<(Duration, Turn)>,
         until: PolicyTime,
     ) -> anyhow::Result<()> {
         let clock = Arc::clone(&self.around.clock);
+        let mut turns = turns.into_iter().peekable();
         let mut look_at = self.now().after(LOOK_EVERY);
+        let mut glance_at = self.now().after(GLANCE_EVERY);
         loop {
-            let next = incidents
-                .front()
-                .map_or(until, |incident| incident.at)
+            let next = turns
+                .peek()
+                .map_or(until, |(at, _)| EPOCH.after(*at))
                 .min(look_at)
+                .min(glance_at)
                 .min(until);
             let platform = self.house.daemon().platform().context("nobody is up")?;
             let died = tokio::select! {
@@ -184,34 +296,16 @@ impl Living {
             if now >= look_at {
                 self.inspect(false)?;
                 look_at = now.after(LOOK_EVERY);
-            } else if let Some(incident) = incidents.pop_front() {
-                self.happen(incident.what)
+            } else if now >= glance_at {
+                self.glance()?;
+                glance_at = now.after(GLANCE_EVERY);
+            } else if let Some((_, turn)) = turns.next() {
+                let what = format!("{turn:?}");
+                self.take_turn(turn)
                     .await
-                    .with_context(|| format!("at {now}"))?;
+                    .with_context(|| format!("at {now}, {what}"))?;
             }
         }
-    }
-
-    async fn happen(&mut self, what: Happening) -> anyhow::Result<()> {
-        match what {
-            Happening::Weather(weather) => weather.strike(&self.around),
-            Happening::Room(bytes) => self.house.disk().set_free_bytes(bytes),
-            Happening::CutAtWrite(writes, kept) => self.house.disk().cut_power_in(writes, kept),
-            Happening::DiskFault(fault) => self.house.disk().fail_next(fault),
-            Happening::CutNow(kept) => {
-                self.house.accident(Accident::PowerCut { kept }).await;
-                self.start().await?;
-            }
-            Happening::Kill => {
-                self.house.accident(Accident::Killed).await;
-                self.start().await?;
-            }
-            Happening::Restart => {
-                self.house.stop(DRAIN).await;
-                self.start().await?;
-            }
-        }
-        Ok(())
     }
 
     /// The daemon has ended by itself, as it should when its disk fails or loses power.
@@ -220,32 +314,42 @@ impl Living {
             is_of_the_disk(why),
             "the daemon ended, and not because of its disk: {why}"
         );
-        let accident = match self.chance().below(3) {
-            0 => Accident::PowerCut { kept: 0 },
-            1 => Accident::PowerCut {
-                kept: index(self.chance(), 20_000),
-            },
-            _ => Accident::Killed,
-        };
-        self.house.accident(accident).await;
+        self.note(&format!("the daemon ended: {why}"));
+        let stop = self.ends_by;
+        self.accident(stop).await
+    }
+
+    async fn accident(&mut self, stop: Stop) -> anyhow::Result<()> {
+        self.house.accident(stop).await;
+        if self.lie == Some(Lie::PromiseAtKill) && matches!(stop, Stop::Kill { .. }) {
+            self.journal.add_sent(false_promise());
+        }
         self.start().await
     }
 
     async fn start(&mut self) -> anyhow::Result<()> {
-        self.house.start_in_trouble(&self.chance).await?;
+        self.past.unwell();
+        let nested = std::mem::take(&mut self.nested);
+        self.house.start_through(nested).await?;
         self.inspect(false)
     }
 
-    fn chance(&self) -> &dyn Rng {
-        &self.chance
+    fn note(&mut self, what: &str) {
+        let now = self.now();
+        self.trace.push(format!("{now} {what}"));
     }
 
     /// Everything heals, people come to an end, and what is left over is done.
     async fn calm_down(&mut self, mut people: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+        for (_, what) in std::mem::take(&mut self.under_way) {
+            self.end(&what).await?;
+        }
         self.around.net.faults_everywhere(Faults::default());
         // A cut or a fault that never met its write is taken back by a last accident.
-        self.house.accident(Accident::PowerCut { kept: 0 }).await;
-        self.house.start().await.context("the last start")?;
+        self.nested.clear();
+        self.accident(Stop::Power { kept: 0 })
+            .await
+            .context("the last start")?;
         let parting = async {
             while let Some(person) = people.join_next().await {
                 person??;
@@ -256,7 +360,7 @@ impl Living {
             .await
             .context("somebody waits for ever")??;
         let until = self.now().after(CALM);
-        self.go_through(VecDeque::new(), until).await?;
+        self.go_through(Vec::new(), until).await?;
         self.inspect(true)
     }
 
@@ -269,26 +373,78 @@ impl Living {
 
     fn inspect_store(&mut self, store: &Store, calm: bool) -> anyhow::Result<()> {
         let (promised, heard) = (self.journal.entries(), self.around.wire.seen());
-        let now = self.now();
-        let inspection = Inspection::new(store, self.house.config(), &promised, &heard, now, calm);
-        match inspection.look(&mut self.past) {
+        let calls = self.around.vendors.calls();
+        let mut past = std::mem::take(&mut self.past);
+        let scene = Scene {
+            calm,
+            ..self.scene(store, &promised, &heard, &calls)
+        };
+        let found = scene.look(&mut past);
+        self.past = past;
+        self.judge(found, calm)
+    }
+
+    /// A look at what is cheap to look at. It needs no list of all that was ever heard.
+    fn glance(&mut self) -> anyhow::Result<()> {
+        let Some(platform) = self.house.daemon().platform() else {
+            bail!("nobody is up");
+        };
+        if self.under_way.values().any(Happening::keeps_from_work) {
+            self.past.unwell();
+        }
+        let heard = Heard {
+            ends: self.around.wire.ends(),
+            ..Heard::default()
+        };
+        let (promised, commits) = (Entries::default(), self.house.disk().fetch_witnessed());
+        let mut past = std::mem::take(&mut self.past);
+        let scene = self.scene(platform.store(), &promised, &heard, &[]);
+        let found = scene.glance(&mut past, &commits);
+        self.past = past;
+        self.judge(found, false)
+    }
+
+    fn scene<'a>(
+        &'a self,
+        store: &'a Store,
+        promised: &'a Entries,
+        heard: &'a Heard,
+        calls: &'a [Call],
+    ) -> Scene<'a> {
+        Scene {
+            store,
+            config: self.house.config(),
+            promised,
+            heard,
+            calls,
+            now: self.around.hardware.policy(),
+            truth: self.around.clock.policy(),
+            calm: false,
+        }
+    }
+
+    fn judge(&self, found: Result<Vec<String>, ReadError>, calm: bool) -> anyhow::Result<()> {
+        match found {
             Ok(violations) => {
                 ensure!(
                     violations.is_empty(),
-                    "{} violations at {now}:\n  {}",
+                    "{} violations at {}:\n  {}",
                     violations.len(),
+                    self.around.hardware.policy(),
                     violations[..violations.len().min(VIOLATIONS_SHOWN)].join("\n  ")
                 );
                 Ok(())
             }
             // A disk that has just lost its power cannot be read; the next start looks again.
             Err(why) if !calm && why.to_string().contains("lost power") => Ok(()),
+            // What rots is named by whoever reads it, and read again when it is mended.
+            Err(_) if self.house.is_rotten() => Ok(()),
             Err(why) => Err(why.into()),
         }
     }
 
     /// The daemon stops; its rows are lost, and made again from the log alone: they are the same.
-    async fn close(mut self) -> anyhow::Result<Lived> {
+    async fn close(&mut self) -> anyhow::Result<Lived> {
         self.house.stop(DRAIN).await;
         let store = self.house.look()?;
         let found = store.verify();
@@ -309,23 +465,60 @@ impl Living {
         for logged in events {
             *kinds.entry(name_of(&logged.event.kind)).or_default() += 1;
         }
-        let promised = self.journal.entries();
+        let promised: Entries = self.journal.entries();
+        let mut tally = self.house.tally();
+        let calls = self.around.vendors.calls();
+        let put_off = calls.iter().filter(|call| !call.confirmed).count();
+        *tally.struck.entry(FaultClass::Vendor).or_default() += put_off as u64;
         Lived {
             events: events.iter().map(|logged| format!("{logged:?}")).collect(),
+            trace: self.trace.clone(),
             kinds,
-            tally: self.house.tally(),
+            tally,
             refused: promised.refused,
             sent: promised.sent.len(),
-            heard: self.around.wire.seen().len(),
+            heard: self.around.wire.seen().transmissions.len(),
+        }
+    }
+
+    fn failure(&self, why: &anyhow::Error) -> Failure {
+        let lived = self.now().since(EPOCH).as_secs();
+        let mut events = self.past.events().to_vec();
+        if let Some(platform) = self.house.daemon().platform() {
+            let last = events.last().map_or(0, |last| last.id);
+            // A disk that is just failing tells no more.
+            events.extend(events_after(platform.store(), last).unwrap_or_default());
+        }
+        Failure {
+            hours: lived.div_ceil(3600),
+            trace: self.trace.clone(),
+            events: events.iter().map(|logged| format!("{logged:?}")).collect(),
+            ..Failure::new(why)
         }
     }
 }
 
-/// Whoever meets a disk that fails says so first: the store, or an actor that reads.
-fn is_of_the_disk(why: &str) -> bool {
-    ["the store failed", "lost power"]
-        .iter()
-        .any(|cause| why.contains(cause))
+/// When each incident begins and ends.
+fn time_table(incidents: &[Incident]) -> Vec<(Duration, Turn)> {
+    let mut turns = Vec::new();
+    for incident in incidents {
+        turns.push((incident.at, Turn::Begin(incident.clone())));
+        if !incident.lasts.is_zero() {
+            let ends = incident.at + incident.lasts;
+            turns.push((ends, Turn::End(incident.clone())));
+        }
+    }
+    turns.sort_by_key(|(at, _)| *at);
+    turns
+}
+
+fn false_promise() -> Sent {
+    Sent {
+        tenant: inboxgrove_model::TenantId::from_bytes([9; 16]),
+        inbox: inboxgrove_model::InboxId::from_bytes([9; 16]),
+        message: MessageId::from_bytes([9; 16]),
+        subject: "A letter that was never written".to_owned(),
+    }
 }
 
 fn name_of(kind: &EventKind) -> &'static str {

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,16 +10,22 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use inboxgrove_actors::{Parts, Platform};
 use inboxgrove_config::Config;
-use inboxgrove_model::ports::Rng;
+use inboxgrove_model::PolicyTime;
 use inboxgrove_sim::rng::SeededRng;
-use inboxgrove_store::{Keys, MemDisk, OpenReport, Options, Store};
+use inboxgrove_store::{Fault, Keys, MemDisk, OpenReport, Options, PolicyMark, Stop, Store};
 
-use super::machine::{FrontDoor, Machine, Outside};
+use super::{
+    attic::Attic,
+    classes::{FaultClass, Struck},
+    machine::{FrontDoor, Machine, Outside},
+    weather::{Nested, Rot},
+    wire::Wire,
+};
 
-/// Share of starts during which the power fails again.
-const CUT_AGAIN: f64 = 0.3;
 /// A start that needs longer than this of simulated time hangs.
 const START_WAIT: Duration = Duration::from_mins(10);
+/// A log segment: small enough that a day has several, and compaction something to do.
+const SEGMENT_BYTES: u64 = 256 << 10;
 
 /// A daemon that may be up or down; clones are the same one. Callers ask for its platform whenever they call.
 #[derive(Clone, Default)]
@@ -30,34 +37,36 @@ pub struct Daemon {
 pub struct House {
     daemon: Daemon,
     disk: MemDisk,
+    attic: Attic,
     config: Arc<Config>,
     outside: Outside,
+    wire: Wire,
     door: FrontDoor,
     address: SocketAddr,
     rng: SeededRng,
     machine: Option<Machine>,
     starts: u32,
+    rotten: Option<Rotten>,
     tally: Tally,
 }
 
-/// How a run of the daemon ends without being asked to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accident {
-    /// The power fails: of each file at most so many unsynced bytes survive.
-    PowerCut {
-        /// How many.
-        kept: usize,
-    },
-    /// The process dies; what it had written is in the system's cache.
-    Killed,
+/// What has rotted and was not mended yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Rotten {
+    /// Some row: the rows are made anew from backup and log.
+    Row,
+    /// A byte of a file: it is put back.
+    File { name: String, offset: usize },
+    /// The newest backup: it is thrown away.
+    Backup,
 }
 
 /// What befell the house.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tally {
     /// Starts that came to their end.
     pub starts: u32,
-    /// Starts during which the power failed.
+    /// Starts that an accident cut off.
     pub failed_starts: u32,
     /// Runs that ended by accident.
     pub accidents: u32,
@@ -65,6 +74,14 @@ pub struct Tally {
     pub replayed: u64,
     /// Bytes of torn tails that were cut.
     pub torn_bytes: u64,
+    /// Backups that were taken.
+    pub backups: u32,
+    /// Times that the rows were rebuilt from a backup, and the log since.
+    pub rebuilt: u32,
+    /// Bytes that compactions freed.
+    pub freed_bytes: u64,
+    /// How often each class of faults has struck.
+    pub struck: Struck,
 }
 
 // === impl Daemon ===
@@ -87,22 +104,28 @@ impl House {
     pub async fn build(
         config: Config,
         outside: Outside,
+        wire: Wire,
         address: SocketAddr,
         rng: SeededRng,
     ) -> anyhow::Result<Self> {
         let door = FrontDoor::open(&*outside.net, address)
             .await
             .context("the front door")?;
+        let disk = MemDisk::new();
+        disk.watch_commits();
         Ok(Self {
             daemon: Daemon::default(),
-            disk: MemDisk::new(),
+            disk,
+            attic: Attic::default(),
             config: Arc::new(config),
             outside,
+            wire,
             door,
             address,
             rng,
             machine: None,
             starts: 0,
+            rotten: None,
             tally: Tally::default(),
         })
     }
@@ -124,7 +147,35 @@ impl House {
 
     /// What befell it so far.
     pub fn tally(&self) -> Tally {
-        self.tally
+        let mut tally = self.tally.clone();
+        for (class, faults) in [
+            (FaultClass::NoSpace, [Fault::NoSpace, Fault::NoSpace]),
+            (FaultClass::WriteError, [Fault::Write, Fault::Apply]),
+            (FaultClass::SyncError, [Fault::Sync, Fault::Flush]),
+            (
+                FaultClass::TornWrite,
+                [Fault::ShortWrite, Fault::ShortWrite],
+            ),
+        ] {
+            let [one, other] = faults.map(|fault| self.disk.struck(fault));
+            let both = if faults[0] == faults[1] {
+                one
+            } else {
+                one + other
+            };
+            *tally.struck.entry(class).or_default() += both;
+        }
+        tally
+    }
+
+    /// A class of faults has struck.
+    pub fn struck(&mut self, class: FaultClass) {
+        *self.tally.struck.entry(class).or_default() += 1;
+    }
+
+    /// Whether something rots that an operator has not mended yet.
+    pub fn is_rotten(&self) -> bool {
+        self.rotten.is_some()
     }
 
     /// Starts the daemon in calm.
@@ -132,35 +183,68 @@ impl House {
         self.try_start().await
     }
 
-    /// Starts the daemon; now and then the power fails meanwhile, and it starts once more.
-    pub async fn start_in_trouble(&mut self, chance: &dyn Rng) -> anyhow::Result<()> {
-        while chance.unit() < CUT_AGAIN {
-            let kept = usize::try_from(chance.below(2_000)).unwrap_or(0);
-            self.disk.cut_power_in(chance.below(12), kept);
-            if self.try_start().await.is_ok() {
-                // It was quicker than the failure, which strikes at one of its first commits.
+    /// Starts the daemon; these accidents end one start after the other, and then it starts once more.
+    pub async fn start_through(&mut self, nested: Nested) -> anyhow::Result<()> {
+        for (in_writes, stop) in nested {
+            self.disk.stop_in(in_writes, stop);
+            // One that is quicker than the accident meets it at one of its first commits.
+            if self.started_or_fallen().await? {
                 return Ok(());
             }
-            self.tally.failed_starts += 1;
-            self.fall(Accident::PowerCut { kept: 0 }).await;
+        }
+        // Trouble that waited for a write may have met one of the start's.
+        if self.disk.awaits_trouble() && self.started_or_fallen().await? {
+            return Ok(());
         }
         self.try_start().await
+    }
+
+    /// Whether a start came to its end; else an accident has cut it off.
+    async fn started_or_fallen(&mut self) -> anyhow::Result<bool> {
+        let Err(why) = self.try_start().await else {
+            return Ok(true);
+        };
+        if !is_of_the_disk(&format!("{why:#}")) {
+            return Err(why);
+        }
+        self.tally.failed_starts += 1;
+        self.struck(FaultClass::KillInStart);
+        self.fall(Stop::Kill { rows: true }).await;
+        Ok(false)
     }
 
     async fn try_start(&mut self) -> anyhow::Result<()> {
         self.starts += 1;
         let rng = self.rng.stream(&format!("run/{}", self.starts));
-        let machine = Machine::new(self.outside.clone());
-        self.machine = Some(machine.clone());
-        let (store, report) = self.open(&rng).context("the store does not open")?;
+        let (store, report) = self.open_or_mend(&rng).context("the store does not open")?;
+        self.tally.replayed += report.replayed;
+        if report.torn_bytes > 0 {
+            self.tally.torn_bytes += report.torn_bytes;
+            self.struck(FaultClass::TornWrite);
+        }
+        if report.rebuilt_from.is_some() {
+            self.tally.rebuilt += 1;
+        }
         let found = store.verify();
-        ensure!(found.is_clean(), "after recovery: {:?}", found.problems);
+        ensure!(
+            found.is_clean() || self.is_rotten(),
+            "after recovery: {:?}",
+            found.problems
+        );
+        let mark = store
+            .get::<PolicyMark>(&())
+            .ok()
+            .flatten()
+            .map_or(PolicyTime::default(), |mark| mark.at);
+        let machine = Machine::new(self.outside.clone(), mark);
+        self.machine = Some(machine.clone());
         let parts = Parts {
             ports: machine.ports(rng),
             store,
             config: Arc::clone(&self.config),
             smtp: Some(self.door.lead_to(&machine, self.address)),
             smtp_tls: None,
+            key_maker: Arc::clone(&self.outside.key_maker),
         };
         let starting = tokio::time::timeout(START_WAIT, Platform::start(parts));
         match starting.await {
@@ -168,17 +252,27 @@ impl House {
             Err(_) => bail!("the tree does not start in {START_WAIT:?}"),
         }
         self.tally.starts += 1;
-        self.tally.replayed += report.replayed;
-        self.tally.torn_bytes += report.torn_bytes;
         Ok(())
+    }
+
+    /// Opens the store; when it is refused for what has rotted, that is mended first.
+    fn open_or_mend(&mut self, rng: &SeededRng) -> anyhow::Result<(Store, OpenReport)> {
+        match self.open(rng) {
+            Err(why) if self.is_rotten() && format!("{why:#}").contains("damaged") => {
+                self.mend();
+                self.open(rng)
+            }
+            opened => opened,
+        }
     }
 
     /// Opens the store as a start does.
     fn open(&self, rng: &SeededRng) -> anyhow::Result<(Store, OpenReport)> {
-        let keys = Keys::from_bytes([7; 32]);
+        let mut options = Options::new("", Keys::from_bytes([7; 32]));
+        options.segment_bytes = SEGMENT_BYTES;
         Ok(Store::in_memory_with(
             &self.disk,
-            &Options::new("", keys),
+            &options,
             Arc::new(rng.stream("store")),
         )?)
     }
@@ -190,19 +284,25 @@ impl House {
     }
 
     /// The daemon ends by accident.
-    pub async fn accident(&mut self, accident: Accident) {
+    pub async fn accident(&mut self, stop: Stop) {
         self.tally.accidents += 1;
-        self.fall(accident).await;
+        self.struck(match stop {
+            Stop::Power { .. } => FaultClass::PowerCut,
+            Stop::Kill { .. } => FaultClass::Kill,
+        });
+        self.fall(stop).await;
     }
 
-    async fn fall(&mut self, accident: Accident) {
+    async fn fall(&mut self, stop: Stop) {
+        self.wire.run_ends();
         if let Some(machine) = self.machine.take() {
             machine.lose_power();
         }
         self.door.lead_nowhere();
-        match accident {
-            Accident::PowerCut { kept } => self.disk.crash_torn(kept),
-            Accident::Killed => {}
+        self.disk.stop(stop);
+        // A torn tail cannot be told from rot in the last frames when both come at once: that is two faults.
+        if matches!(self.rotten, Some(Rotten::File { .. })) {
+            self.mend();
         }
         // What is left of the run can no longer do anything; this takes its tasks apart.
         let remains = self.daemon.lock().take();
@@ -217,9 +317,127 @@ impl House {
         if let Some(leaving) = leaving {
             leaving.drain(within).await;
         }
+        self.wire.run_ends();
         self.door.lead_nowhere();
         if let Some(machine) = self.machine.take() {
             machine.lose_power();
         }
     }
+
+    /// Takes the store to the oldest format and to the newest again, perhaps through an accident.
+    pub fn migrate(&mut self, cut: Option<u64>) -> anyhow::Result<()> {
+        ensure!(self.daemon.platform().is_none(), "somebody lives here");
+        if let Some(in_writes) = cut {
+            self.disk.stop_in(in_writes, Stop::Power { kept: 0 });
+        }
+        if let Err(why) = self.there_and_back() {
+            ensure!(is_of_the_disk(&format!("{why:#}")), "a migration: {why:#}");
+        }
+        // A cut that has not met its write is taken back.
+        self.disk.stop(Stop::Kill { rows: true });
+        self.there_and_back()?;
+        self.struck(FaultClass::Format);
+        Ok(())
+    }
+
+    fn there_and_back(&self) -> anyhow::Result<()> {
+        for format in [
+            inboxgrove_store::FORMAT_OLDEST,
+            inboxgrove_store::FORMAT_NEWEST,
+        ] {
+            let (store, _) = self.open(&self.rng.stream("migrate"))?;
+            store.migrate(format)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a backup, and compacts the log. Nobody does so with something rotten about.
+    pub fn back_up(&mut self) -> anyhow::Result<()> {
+        let Some(platform) = self.daemon.platform().filter(|_| !self.is_rotten()) else {
+            return Ok(());
+        };
+        let store = platform.store();
+        let (now, place) = (platform.ports().clock.policy(), self.attic.next()?);
+        let done = store.backup(&place).map_err(anyhow::Error::from);
+        let done = done.and_then(|_| Ok(store.compact(now)?));
+        match done {
+            Ok(compacted) => {
+                self.tally.backups += 1;
+                self.tally.freed_bytes += compacted.freed_bytes;
+                Ok(())
+            }
+            // The disk may meet its fault here as anywhere.
+            Err(why) if is_of_the_disk(&format!("{why:#}")) => Ok(()),
+            Err(why) => Err(why.context("a backup")),
+        }
+    }
+
+    /// A bit rots. It must be found by whoever looks for it; whether there was one to rot.
+    pub fn rot(&mut self, rot: Rot) -> anyhow::Result<bool> {
+        let Some(platform) = self.daemon.platform().filter(|_| !self.is_rotten()) else {
+            return Ok(false);
+        };
+        self.rotten = match rot {
+            Rot::Row(which, place) => self.rot_row(which, place),
+            Rot::Log(which, place) => self.rot_log(which, place),
+            Rot::Backup(which, place) => self.attic.rot(which, place)?.then_some(Rotten::Backup),
+        };
+        let Some(rotten) = &self.rotten else {
+            return Ok(false);
+        };
+        ensure!(
+            !platform.store().verify().is_clean(),
+            "{rotten:?} rots, and nobody finds it"
+        );
+        self.struck(FaultClass::BitFlip);
+        Ok(true)
+    }
+
+    fn rot_row(&self, which: u64, place: u64) -> Option<Rotten> {
+        let keys = self.disk.row_keys();
+        let key = keys.get(usize::try_from(which).ok()? % keys.len().max(1))?;
+        let len = self.disk.row_len(key)?;
+        let place = usize::try_from(place).ok()? % len.max(1);
+        self.disk.flip_row(key, place).then_some(Rotten::Row)
+    }
+
+    fn rot_log(&self, which: u64, place: u64) -> Option<Rotten> {
+        let mut names = self.disk.names();
+        names.retain(|name| {
+            Path::new(name)
+                .extension()
+                .is_some_and(|kind| kind == "log")
+        });
+        let name = names.get(usize::try_from(which).ok()? % names.len().max(1))?;
+        let len = self.disk.read(name)?.len();
+        let offset = usize::try_from(place).ok()? % len.max(1);
+        let name = name.clone();
+        self.disk
+            .flip(&name, offset)
+            .then_some(Rotten::File { name, offset })
+    }
+
+    /// An operator mends what rots. Of rows only while the daemon is down.
+    pub fn mend(&mut self) {
+        match self.rotten.take() {
+            Some(Rotten::Row) => self.disk.lose_rows(),
+            // Compaction may have written the file anew: then there is nothing to put back.
+            Some(Rotten::File { name, offset }) => drop(self.disk.flip(&name, offset)),
+            Some(Rotten::Backup) => self.attic.throw_newest_away(),
+            None => {}
+        }
+    }
+}
+
+/// Whether a failure is one that a disk can cause. Whoever meets it says so first: the store, or an actor that reads.
+pub fn is_of_the_disk(why: &str) -> bool {
+    [
+        "the store failed",
+        "lost power",
+        "EIO",
+        "(os error 5)",
+        "(os error 28)",
+    ]
+    .iter()
+    .any(|cause| why.contains(cause))
 }

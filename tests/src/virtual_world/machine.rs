@@ -17,6 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use inboxgrove_mail::dkim::KeyMaker;
 use inboxgrove_model::{
     PolicyTime, WallTime,
     ports::{
@@ -30,6 +31,8 @@ use tokio::{
     sync::{Mutex as AsyncMutex, mpsc},
 };
 
+use super::hardware::{Hardware, RunClock};
+
 /// Connections to a machine that wait to be accepted.
 const BACKLOG: usize = 128;
 
@@ -42,8 +45,10 @@ pub struct Machine {
 /// The world as a machine reaches it.
 #[derive(Clone)]
 pub struct Outside {
-    /// What time it is.
-    pub clock: Arc<dyn Clock>,
+    /// The clock on the wall.
+    pub hardware: Hardware,
+    /// Who makes DKIM keys.
+    pub key_maker: Arc<dyn KeyMaker>,
     /// Names.
     pub dns: Arc<dyn Dns>,
     /// Wires.
@@ -62,6 +67,7 @@ type Arrival = (BoxStream, SocketAddr);
 
 struct Shared {
     dead: AtomicBool,
+    clock: RunClock,
     outside: Outside,
     streams: Mutex<Vec<Weak<Slot>>>,
 }
@@ -80,11 +86,12 @@ struct MortalListener {
 // === impl Machine ===
 
 impl Machine {
-    /// A machine with power.
-    pub fn new(outside: Outside) -> Self {
+    /// A machine with power, on whose disk this mark of policy time was found.
+    pub fn new(outside: Outside, mark: PolicyTime) -> Self {
         Self {
             shared: Arc::new(Shared {
                 dead: AtomicBool::new(false),
+                clock: outside.hardware.boot(mark),
                 outside,
                 streams: Mutex::default(),
             }),
@@ -153,15 +160,15 @@ impl fmt::Debug for Machine {
 
 impl Clock for Machine {
     fn policy(&self) -> PolicyTime {
-        self.shared.outside.clock.policy()
+        self.shared.clock.policy()
     }
 
     fn wall(&self) -> WallTime {
-        self.shared.outside.clock.wall()
+        self.shared.clock.wall()
     }
 
     fn sleep_until(&self, at: PolicyTime) -> BoxFuture<'static, ()> {
-        let sleep = self.shared.outside.clock.sleep_until(at);
+        let sleep = self.shared.clock.sleep_until(at);
         let machine = self.clone();
         Box::pin(async move {
             sleep.await;

@@ -3,10 +3,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -26,6 +23,8 @@ use inboxgrove_sim::{
 };
 
 use super::{
+    hardware::Hardware,
+    keys::KeyStock,
     machine::Outside,
     wire::{TappedNet, Wire},
 };
@@ -43,8 +42,10 @@ const FRIENDS: [&str; 4] = ["ann", "bob", "cid", "dot"];
 
 /// A world of one seed.
 pub struct Neighbourhood {
-    /// What time it is.
+    /// What time it is in truth.
     pub clock: Arc<VirtualClock>,
+    /// What the clock of the house says.
+    pub hardware: Hardware,
     /// The wires, and what befalls them.
     pub net: MemNet,
     /// The same, listened to.
@@ -59,10 +60,40 @@ pub struct Neighbourhood {
     pub rng: SeededRng,
 }
 
-/// Vendors that take every call, or none for a while.
+/// A vendor whom the daemon calls over HTTP, in some mood.
 #[derive(Debug, Default)]
 pub struct Vendors {
-    calls: AtomicU64,
+    mood: Mutex<VendorMood>,
+    calls: Mutex<Vec<Call>>,
+}
+
+/// How a vendor takes calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VendorMood {
+    /// 200.
+    #[default]
+    Well,
+    /// 429.
+    TooMany,
+    /// 503.
+    Broken,
+    /// No answer within any deadline.
+    Slow,
+    /// It does what it is asked, and its answer is lost.
+    Deaf,
+}
+
+/// A call that a vendor has heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Its `Idempotency-Key`.
+    pub key: String,
+    /// Its body.
+    pub body: Bytes,
+    /// Whether the vendor did what it asks.
+    pub done: bool,
+    /// Whether it answered so.
+    pub confirmed: bool,
 }
 
 // === impl Neighbourhood ===
@@ -72,12 +103,13 @@ impl Neighbourhood {
     pub async fn build(seed: u64) -> anyhow::Result<Self> {
         let rng = SeededRng::new(seed);
         let clock = Arc::new(VirtualClock::new(EPOCH));
+        let hardware = Hardware::new(Arc::clone(&clock));
         let net = MemNet::new(&rng);
         let wire = Wire::default();
         let shown: Arc<dyn Clock> = clock.clone();
         let tapped = Arc::new(TappedNet::new(
             Arc::new(net.clone()),
-            Arc::clone(&shown),
+            Arc::new(hardware.clone()),
             wire.clone(),
         ));
         let wires: Arc<dyn Net> = tapped.clone();
@@ -85,6 +117,7 @@ impl Neighbourhood {
         let world = plan.start().await.context("the world does not start")?;
         let built = Self {
             clock,
+            hardware,
             net,
             tapped,
             wire,
@@ -100,7 +133,8 @@ impl Neighbourhood {
     /// The world as a machine reaches it.
     pub fn outside(&self) -> Outside {
         Outside {
-            clock: self.clock.clone(),
+            hardware: self.hardware.clone(),
+            key_maker: Arc::new(KeyStock::default()),
             dns: Arc::new(self.world.zones().clone()),
             net: self.tapped.clone(),
             http: self.vendors.clone(),
@@ -132,11 +166,14 @@ impl Neighbourhood {
     }
 }
 
-/// The domain of people who have nothing to do with us.
+/// The zone of people who have nothing to do with us.
+pub fn friends_zone(provider: &str) -> String {
+    format!("friends-at-{provider}.example")
+}
+
+/// Their domain.
 pub fn friends_of(provider: &str) -> anyhow::Result<DomainName> {
-    Ok(DomainName::parse(&format!(
-        "friends-at-{provider}.example"
-    ))?)
+    Ok(DomainName::parse(&friends_zone(provider))?)
 }
 
 /// The n-th of them, going round.
@@ -175,6 +212,7 @@ pub fn settings() -> anyhow::Result<Config> {
         }
     }
     config.warmup.base = 6;
+    "https://hooks.customers.example/grove".clone_into(&mut config.notifier.webhook_url);
     config.plan = vec![Plan {
         key: "trial".to_owned(),
         name: "Trial".to_owned(),
@@ -198,19 +236,59 @@ pub fn settings() -> anyhow::Result<Config> {
 // === impl Vendors ===
 
 impl Vendors {
-    /// How many calls came.
-    pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
+    /// The calls that came, in their order.
+    pub fn calls(&self) -> Vec<Call> {
+        self.heard().clone()
+    }
+
+    /// From now on it is in this mood.
+    pub fn set_mood(&self, mood: VendorMood) {
+        *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Vec<Call>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, request: http::Request<Bytes>) -> VendorMood {
+        let mood = *self.mood.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = request.headers().get("idempotency-key");
+        let key = key.and_then(|key| key.to_str().ok()).unwrap_or_default();
+        self.heard().push(Call {
+            key: key.to_owned(),
+            done: matches!(mood, VendorMood::Well | VendorMood::Deaf),
+            confirmed: mood == VendorMood::Well,
+            body: request.into_body(),
+        });
+        mood
     }
 }
 
 impl Http for Vendors {
     fn send(
         &self,
-        _request: http::Request<Bytes>,
-        _deadline: Duration,
+        request: http::Request<Bytes>,
+        deadline: Duration,
     ) -> BoxFuture<'_, Result<http::Response<Bytes>, HttpError>> {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async { Ok(http::Response::new(Bytes::new())) })
+        Box::pin(async move {
+            let host = request.uri().host().unwrap_or_default().to_owned();
+            let status = match self.take(request) {
+                VendorMood::Well => http::StatusCode::OK,
+                VendorMood::TooMany => http::StatusCode::TOO_MANY_REQUESTS,
+                VendorMood::Broken => http::StatusCode::SERVICE_UNAVAILABLE,
+                VendorMood::Slow | VendorMood::Deaf => {
+                    tokio::time::sleep(deadline).await;
+                    let why = "no answer in time".to_owned();
+                    return Err(HttpError {
+                        host,
+                        why,
+                        unsent: false,
+                    });
+                }
+            };
+            let mut answer = http::Response::new(Bytes::new());
+            *answer.status_mut() = status;
+            Ok(answer)
+        })
     }
 }

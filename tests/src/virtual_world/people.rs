@@ -97,6 +97,11 @@ impl Journal {
         self.lock().clone()
     }
 
+    /// A message was accepted for sending.
+    pub fn add_sent(&self, sent: Sent) {
+        self.lock().sent.push(sent);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -38,12 +38,23 @@ pub struct Transmission {
     pub complete: bool,
     /// What the server answered to the final dot.
     pub answer: Option<u16>,
+    /// Whether the client has said something after that, and so has seen it.
+    pub answer_seen: bool,
+}
+
+/// Everything that was heard.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// In the order in which they began.
+    pub transmissions: Vec<Transmission>,
+    /// Ends of runs of the daemon: for each, how many transmissions had begun before.
+    pub ends: Vec<usize>,
 }
 
 /// What the tap has seen. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Wire {
-    seen: Arc<Mutex<Vec<Transmission>>>,
+    seen: Arc<Mutex<Heard>>,
 }
 
 /// A net whose servers are listened to.
@@ -77,6 +88,8 @@ struct Ear {
     recipients: Vec<String>,
     /// The message whose text is under way, and its text so far.
     under_way: Option<(usize, Vec<u8>)>,
+    /// The message whose final dot was answered last.
+    answered: Option<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,12 +104,24 @@ enum Asked {
 // === impl Wire ===
 
 impl Wire {
-    /// Everything that was seen so far, in the order in which it began.
-    pub fn seen(&self) -> Vec<Transmission> {
+    /// Everything that was seen so far.
+    pub fn seen(&self) -> Heard {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Transmission>> {
+    /// Ends of runs so far.
+    pub fn ends(&self) -> Vec<usize> {
+        self.lock().ends.clone()
+    }
+
+    /// A run of the daemon ends here.
+    pub fn run_ends(&self) {
+        let mut seen = self.lock();
+        let begun = seen.transmissions.len();
+        seen.ends.push(begun);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Heard> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -145,6 +170,7 @@ impl Listener for TappedListener {
                 said: Vec::new(),
                 recipients: Vec::new(),
                 under_way: None,
+                answered: None,
             };
             Ok((Box::new(TappedStream { inner, ear }) as BoxStream, peer))
         })
@@ -197,6 +223,9 @@ impl AsyncWrite for TappedStream {
 impl Ear {
     /// What the client sent.
     fn hear(&mut self, bytes: &[u8]) {
+        if let Some(message) = self.answered.take_if(|_| !bytes.is_empty()) {
+            self.wire.lock().transmissions[message].answer_seen = true;
+        }
         self.heard.extend_from_slice(bytes);
         loop {
             let went_on = match self.under_way.take() {
@@ -239,14 +268,14 @@ impl Ear {
             end
         };
         let mut seen = self.wire.lock();
-        seen[message].message_id =
+        seen.transmissions[message].message_id =
             message_id_of(&text[..end.unwrap_or(text.len()).min(HEAD_BYTES_MAX)]);
         let Some(end) = end else {
             drop(seen);
             self.under_way = Some((message, text));
             return false;
         };
-        seen[message].complete = true;
+        seen.transmissions[message].complete = true;
         drop(seen);
         self.heard = text.split_off(end + 3);
         self.asked.push_back(Asked::End(message));
@@ -273,7 +302,7 @@ impl Ear {
             (Some(Asked::Recipient(path)), 200..300) => self.recipients.push(path),
             (Some(Asked::Data), 354) => {
                 let mut seen = self.wire.lock();
-                seen.push(Transmission {
+                seen.transmissions.push(Transmission {
                     began_at: self.clock.policy(),
                     from: self.from,
                     to: self.to,
@@ -281,10 +310,14 @@ impl Ear {
                     message_id: String::new(),
                     complete: false,
                     answer: None,
+                    answer_seen: false,
                 });
-                self.under_way = Some((seen.len() - 1, Vec::new()));
+                self.under_way = Some((seen.transmissions.len() - 1, Vec::new()));
             }
-            (Some(Asked::End(message)), _) => self.wire.lock()[message].answer = Some(code),
+            (Some(Asked::End(message)), _) => {
+                self.wire.lock().transmissions[message].answer = Some(code);
+                self.answered = Some(message);
+            }
             _ => {}
         }
     }

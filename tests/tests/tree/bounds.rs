@@ -31,6 +31,7 @@ impl Village {
     fn last_answer(&self) -> Option<u16> {
         let seen = self.around.wire.seen();
         let last = seen
+            .transmissions
             .iter()
             .rfind(|seen| seen.to == INBOUND.ip() && seen.message_id == "big@strangers.example");
         last.and_then(|seen| seen.answer)
