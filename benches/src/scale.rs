@@ -80,7 +80,7 @@ fn section(size: Size, large: &Filled) -> Section {
     let about = format!(
         "{} inboxes in {} tenants, written in {:.0} s as `inboxgrove store seed` does ({} MB on the disk), every inbox with a \
          warmup turn due within {} hours, and a session for each tenant; beside it {} inboxes in {}. All requests come over HTTP, \
-         and the inboxes they name are drawn evenly from all. RSS and CPU are the daemon's process, all threads, idle work \
+         and each names an inbox that is drawn by chance from all of them. RSS and CPU are the daemon's process, all threads, idle work \
          included. Each store also has a tenant that sends, with {} inboxes of its own, as in the bench of a send.",
         size.tenants * size.inboxes_of_tenant,
         size.tenants,
@@ -137,7 +137,8 @@ async fn due(
     sleep(effort.sample.mul_f64(WATCH_PER_SECOND)).await;
     let took = since(began).as_secs_f64();
     let woken = large.woken().await? - woken;
-    let share = |before: Duration, now: Duration| (now - before).as_secs_f64() / took * 100.0;
+    let share =
+        |before: Duration, now: Duration| now.saturating_sub(before).as_secs_f64() / took * 100.0;
     let (share, idle) = (
         share(cpu, large.installation.cpu()?),
         share(idle, small.installation.cpu()?),
@@ -320,7 +321,7 @@ impl Side {
         for lane in lanes {
             lane.await.context("a client panicked")??;
         }
-        let cpu = (installation.cpu()? - before).as_secs_f64() * 1e6;
+        let cpu = installation.cpu()?.saturating_sub(before).as_secs_f64() * 1e6;
         let mut sends = sending::Series::default();
         let messages = sending::messages_of(effort);
         sending::send_all(

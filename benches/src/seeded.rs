@@ -34,9 +34,6 @@ const LANES: usize = 16;
 /// Over this time the next warmup turns of all inboxes are spread.
 pub(crate) const WAKE_OVER: Duration = Duration::from_hours(24);
 
-/// Two callers that follow each other lie far apart in the order of keys; it divides no number of callers.
-const STRIDE: usize = 7_919;
-
 /// How much is stored.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size {
@@ -88,18 +85,17 @@ impl Running {
         count(self.callers.iter().map(|caller| caller.inboxes.len()).sum())
     }
 
-    /// A request for an inbox by its owner. Numbers that follow each other name different inboxes of
-    /// different tenants, until all were named.
+    /// A request for an inbox by its owner. Each number draws one of all inboxes, always the same.
     pub(crate) fn request(
         &self,
         number: usize,
         method: &str,
         what: impl Fn(InboxId) -> (String, String),
     ) -> Result<Vec<u8>> {
-        let caller = &self.callers[number.wrapping_mul(STRIDE) % self.callers.len()];
-        let own = caller.inboxes.len();
-        let turn = number / self.callers.len() + number;
-        let inbox = caller.inboxes.get(turn % own.max(1));
+        let drawn = usize::try_from(mixed(number as u64))?;
+        let caller = &self.callers[drawn % self.callers.len()];
+        let own = caller.inboxes.len().max(1);
+        let inbox = caller.inboxes.get(drawn / self.callers.len() % own);
         let (path, body) = what(*inbox.context("a tenant has inboxes")?);
         let api = self.installation.api;
         Ok(request(api, &caller.token, (method, &path), &body))
@@ -184,7 +180,7 @@ fn caller(
         id: user,
         tenant,
         email: format!("{tenant}@company.example").parse()?,
-        password_hash: Default::default(),
+        password_hash: String::new().into(),
         role: Role::Owner,
         created_at: now,
         last_login_at: None,
@@ -235,6 +231,14 @@ async fn log_in(callers: &mut [Caller], api: SocketAddr) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A number that looks drawn by chance, another for each (`SplitMix64`'s last step).
+fn mixed(number: u64) -> u64 {
+    let mut mixed = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
 }
 
 /// What a folder takes on the disk.

@@ -171,13 +171,12 @@ impl Tokens {
             return Err(invalid("too long"));
         }
         let hash = sha256(token.as_bytes());
-        let signed = match self.verified.get(&hash) {
-            Some(signed) => signed,
-            None => {
-                let signed = self.verify(token)?;
-                self.verified.keep(hash, signed);
-                signed
-            }
+        let signed = if let Some(signed) = self.verified.get(&hash) {
+            signed
+        } else {
+            let signed = self.verify(token)?;
+            self.verified.keep(hash, signed);
+            signed
         };
         in_time(&signed, now, self.rules.leeway)?;
         Ok(signed.bearer)
