@@ -187,7 +187,11 @@ const WORDS: &[(&str, &[&str], &str)] = &[
         &["actors", "daemon"],
         "actors are an affair of the tree",
     ),
-    ("hyper::", &["daemon", "sim"], "only the daemon serves HTTP"),
+    (
+        "hyper::",
+        &["daemon", "sim", "benches"],
+        "only the daemon serves HTTP, and a bench has a bare server beside it",
+    ),
     (
         "reqwest::",
         &["providers", "tests"],
