@@ -125,15 +125,24 @@ impl Platform {
         self.cx.draining()
     }
 
-    /// Stops taking work, waits until what is under way has ended or `within` has passed, and writes a
-    /// checkpoint. What is still being tried then is found *uncertain* at the next start. Not cancel safe.
-    pub async fn drain(&self, within: Duration) {
+    /// Stops taking work: mail is not received, letters are not taken up, due rows wait. What is asked is
+    /// still answered.
+    pub fn start_draining(&self) {
+        if self.cx.draining() {
+            return;
+        }
         self.cx.start_draining();
         self.life.stop.send_replace(true);
         if let Err(why) = self.cx.outbound.tell(OutboundMsg::Drain) {
             // An outbound that is gone has nothing waiting; one that is too busy to hear puts nothing back.
             tracing::warn!(%why, "what waits for a site was not put back");
         }
+    }
+
+    /// Stops taking work, waits until what is under way has ended or `within` has passed, and writes a
+    /// checkpoint. What is still being tried then is found *uncertain* at the next start. Not cancel safe.
+    pub async fn drain(&self, within: Duration) {
+        self.start_draining();
         if timeout(within, self.cx.ports.activity.idle())
             .await
             .is_err()

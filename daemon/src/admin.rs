@@ -14,7 +14,7 @@ use axum::{
 };
 use inboxgrove_actors::platform::{Platform, Subject, TreeNode, TreeQuery, Why};
 use inboxgrove_model::{
-    DomainId, DomainName, EmailAddress, InboxId, JobId, MessageId, TenantId,
+    DomainId, DomainName, EmailAddress, InboxId, JobId, MessageId, PolicyTime, TenantId, WallTime,
     claim::{Claim, ClaimHolder, ClaimName},
     domain::Domain,
     inbox::Inbox,
@@ -24,6 +24,7 @@ use inboxgrove_model::{
     ports::Blocking,
     tenant::{SuspensionReason, Tenant},
 };
+use inboxgrove_policy::SLACK;
 use inboxgrove_store::{Record, Scope};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -233,6 +234,8 @@ async fn nothing_here() -> ApiError {
 
 async fn status(State(admin): State<Admin>) -> Answer {
     let platform = &admin.shared.platform;
+    let clock = &platform.ports().clock;
+    let (policy, wall) = (clock.policy(), clock.wall());
     let components = platform.components();
     let parts: Vec<_> = components
         .iter()
@@ -243,7 +246,9 @@ async fn status(State(admin): State<Admin>) -> Answer {
         "ok": components.iter().all(|part| part.ok),
         "draining": platform.draining(),
         "uptime_seconds": admin.shared.started.elapsed().as_secs(),
-        "policy_time": platform.ports().clock.policy().to_string(),
+        "policy_time": policy.to_string(),
+        "wall_time": wall.to_string(),
+        "clock": about_clock(policy, wall),
         "components": parts,
     })))
 }
@@ -263,6 +268,21 @@ async fn tree(State(admin): State<Admin>, Query(of): Query<OfTree>) -> Answer {
         "left_out": tree.left_out,
         "items": items,
     })))
+}
+
+/// Whether policy time is with the wall; where not, why.
+fn about_clock(policy: PolicyTime, wall: WallTime) -> String {
+    let slack = i64::try_from(SLACK.as_secs()).expect("half a minute fits");
+    match (wall.as_millis() - policy.as_millis()) / 1000 {
+        ahead if ahead > slack => format!(
+            "the wall clock jumped forward by {ahead} s; policy time waits five minutes, then follows"
+        ),
+        behind if behind < -slack => format!(
+            "the wall clock is {} s behind policy time, which goes at half speed until it has caught up",
+            -behind
+        ),
+        _ => "ok".to_owned(),
+    }
 }
 
 fn node(node: &TreeNode) -> Value {

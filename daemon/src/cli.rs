@@ -18,6 +18,7 @@ use clap_complete::Shell;
 use inboxgrove_config::{Config, Sources};
 
 use crate::{
+    exit::Exit,
     http,
     notify::Passed,
     serve::{self, Given},
@@ -133,7 +134,7 @@ pub fn main() -> ExitCode {
         Err(why) => {
             // Standard error may be gone; then nobody reads it.
             drop(writeln!(io::stderr(), "inboxgrove: {why:#}"));
-            ExitCode::FAILURE
+            Exit::of(&why).into()
         }
     }
 }

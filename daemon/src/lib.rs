@@ -8,6 +8,8 @@ pub mod cli;
 pub mod running;
 pub mod serve;
 
+pub mod exit;
+
 pub mod admin;
 pub mod http;
 

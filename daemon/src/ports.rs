@@ -54,10 +54,18 @@ pub struct Pool {
 // === impl SystemClock ===
 
 impl SystemClock {
-    /// A clock whose policy time starts at `mark`, the highest one that was ever committed, or later.
+    /// A clock whose policy time starts at `mark`, the highest one that was ever committed, or later; at the
+    /// wall, when nothing was ever committed.
     pub fn new(mark: PolicyTime) -> Self {
+        let held = HeldClock::new(mark, wall_now());
+        if let Some(gap) = held.held() {
+            tracing::warn!(
+                ?gap,
+                "the wall clock is far beyond the last policy time; policy time waits five minutes before it follows"
+            );
+        }
         Self {
-            state: Arc::new(Mutex::new(HeldClock::new(mark, wall_now()))),
+            state: Arc::new(Mutex::new(held)),
             start: Instant::now(),
         }
     }
@@ -73,6 +81,12 @@ impl Clock for SystemClock {
             tracing::warn!(
                 ?jump,
                 "the wall clock jumped forward; policy time waits five minutes before it follows"
+            );
+        }
+        if let Some(step) = look.set_back {
+            tracing::warn!(
+                ?step,
+                "the wall clock was set back; policy time goes at half speed until the wall has caught up"
             );
         }
         look.now

@@ -8,6 +8,7 @@ use inboxgrove_config::Config;
 use inboxgrove_mail::dkim::RandomKeys;
 use inboxgrove_model::ports::{Blocking, Listener, Ports};
 use inboxgrove_store::Store;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -135,11 +136,13 @@ impl Running {
     /// Stops accepting, lets what is in flight end or puts it back, flushes. Returns whether the HTTP
     /// edge became calm by itself.
     pub async fn drain(self, within: Duration) -> bool {
-        let (api, admin, ()) = tokio::join!(
-            self.server.drain(within),
-            self.admin.drain(within),
-            self.platform.drain(within)
-        );
+        let end = Instant::now() + within;
+        self.platform.start_draining();
+        // The tree stays until the last request has its answer, or its commit would be without one.
+        let (api, admin) = tokio::join!(self.server.drain(within), self.admin.drain(within));
+        self.platform
+            .drain(end.saturating_duration_since(Instant::now()))
+            .await;
         api && admin
     }
 }

@@ -23,7 +23,7 @@ use inboxgrove_model::{
     ports::{Blocking, Clock, Listener, Net, Ports, Rng},
 };
 use inboxgrove_providers::http::{Client, Reach};
-use inboxgrove_store::{Batch, CommitError, Keys, Options, PolicyMark, Store};
+use inboxgrove_store::{Batch, CommitError, Keys, Options, PolicyMark, Store, StoreHealth};
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 use serde::Serialize;
 use tokio::{
@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::Operators,
     backups,
+    exit::{Exit, Failed},
     http::{
         keys::EdgeKeys,
         server::{Listening, TcpAccept},
@@ -76,8 +77,8 @@ struct Addresses<'a> {
 enum End {
     /// Somebody asked.
     Asked,
-    /// Something fatal died.
-    Failed(String),
+    /// Something fatal died: the store, by its disk, or a part of the tree.
+    Failed(Failed),
 }
 
 /// The sockets of the daemon.
@@ -122,7 +123,7 @@ pub fn run(mut given: Given) -> anyhow::Result<ExitCode> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     match end {
         End::Asked => Ok(ExitCode::SUCCESS),
-        End::Failed(why) => anyhow::bail!(why),
+        End::Failed(failed) => Err(failed.into()),
     }
 }
 
@@ -181,7 +182,9 @@ async fn live(
     if let Err(why) = fs::remove_file(data.join(ADDRESSES)) {
         tracing::warn!(%why, "addresses.json was not removed");
     }
-    store.close();
+    let end = settled(end, &store);
+    // The checkpoint was the last word. At its own end sled would sync once more, and panic when that fails.
+    std::mem::forget(store);
     Ok(end)
 }
 
@@ -204,8 +207,8 @@ async fn wait(
         };
         tokio::select! {
             biased;
-            why = running.platform().failed() => return End::Failed(why),
-            why = store.failed() => return End::Failed(why),
+            why = store.failed() => return End::Failed(Failed { exit: Exit::Disk, why }),
+            why = running.platform().failed() => return End::Failed(Failed { exit: Exit::Died, why }),
             () = running.asked_to_stop() => return End::Asked,
             asked = signals.next() => match asked {
                 Asked::Drain => return End::Asked,
@@ -215,6 +218,22 @@ async fn wait(
                 notifier.watchdog();
             },
         }
+    }
+}
+
+/// What has failed on the way out ends the process as if it had failed before. A tree that died of its store died of
+/// the disk.
+fn settled(end: End, store: &Store) -> End {
+    match (end, store.health()) {
+        (End::Failed(failed), StoreHealth::Failed { .. }) => End::Failed(Failed {
+            exit: Exit::Disk,
+            ..failed
+        }),
+        (End::Asked, StoreHealth::Failed { why }) => End::Failed(Failed {
+            exit: Exit::Disk,
+            why,
+        }),
+        (end, StoreHealth::Ok | StoreHealth::DiskLow { .. }) => end,
     }
 }
 

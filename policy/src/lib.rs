@@ -33,7 +33,7 @@ pub use band::band;
 pub use dice::Dice;
 pub use evidence::{Beliefs, Posterior, Signal};
 pub use gate::Gate;
-pub use hold::HeldClock;
+pub use hold::{HeldClock, SLACK};
 pub use pace::{PaceAction, ProviderLimits};
 pub use provider::{provider_of, site_of};
 pub use reply::{Outcome, ReplyText, RulePack, Stage, Verdict};

@@ -3,7 +3,9 @@
 //! sled 0.34.7 ends its `flush` in `sync_file_range`, which flushes neither the metadata of a file nor the
 //! cache of the disk: in 44 of 44 simulated power cuts data was lost or the store did not open. The symbol
 //! defined here takes the place of libc's for everything linked into the program, and calls `fdatasync`.
-//! It counts its calls; the store refuses to open where a flush does not move the count.
+//! It counts its calls; the store refuses to open where a flush does not move the count. After a sync that failed
+//! there is no other: the kernel may have dropped the pages, and the next sync would succeed without them. sled syncs
+//! several buffers at a time and would go on with the others.
 #![allow(
     unsafe_code,
     reason = "defining a C symbol and borrowing the descriptor it is given cannot be said in safe Rust; \
@@ -14,13 +16,19 @@ use std::{
     ffi::{c_int, c_uint},
     hint,
     os::fd::BorrowedFd,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use nix::{errno::Errno, unistd::fdatasync};
 
 /// How often it was called in this process.
 static CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// Whether a sync has failed. Held while one runs, so that none begins beside it and ends after it.
+static FAILED: Mutex<bool> = Mutex::new(false);
 
 /// Takes the place of libc's function of this name.
 #[unsafe(no_mangle)]
@@ -32,9 +40,16 @@ extern "C" fn sync_file_range(fd: c_int, _offset: i64, _len: i64, _flags: c_uint
     }
     // SAFETY: `fd` is not -1, and C's contract is that it stays open until the call returns.
     let file = unsafe { BorrowedFd::borrow_raw(fd) };
-    match fdatasync(file) {
+    let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+    let synced = if *failed {
+        Err(Errno::EIO)
+    } else {
+        fdatasync(file)
+    };
+    match synced {
         Ok(()) => 0,
         Err(why) => {
+            *failed = true;
             why.set();
             -1
         }

@@ -22,6 +22,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// What it says its body is.
     pub content_type: String,
+    /// When to come again, in seconds.
+    pub retry_after: Option<u64>,
     /// Its body, `null` when there is none.
     pub body: Value,
     /// Its body as it came.
@@ -103,6 +105,10 @@ impl Api {
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
             .to_owned();
+        let retry_after = response
+            .headers()
+            .get(reqwest::header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
         let bytes = response
             .bytes()
             .await
@@ -116,6 +122,7 @@ impl Api {
         Ok(Answer {
             status,
             content_type,
+            retry_after,
             body,
             bytes: bytes.to_vec(),
         })

@@ -1,6 +1,7 @@
 //! The daemon itself, as the binary that users run: its settings in a file, its addresses learnt from the file it writes.
 
 use std::{
+    ffi::OsString,
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -64,6 +65,8 @@ pub struct Settings {
     pub plan: &'static str,
     /// More lines for the file, whole sections.
     pub more: String,
+    /// Its environment: nothing of the test's own reaches it.
+    pub env: Vec<(&'static str, OsString)>,
 }
 
 /// What the daemon has bound, as it tells in its data folder.
@@ -147,27 +150,17 @@ impl Daemon {
 
     /// Runs a command with its settings; what it printed.
     pub fn command(&self, words: &[&str]) -> Result<String> {
-        let output = Command::new(programs::inboxgrove()?)
-            .env_clear()
-            .arg("--config")
-            .arg(config_path(&self.settings))
-            .args(words)
-            .output()?;
-        let (said, complained) = (
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
-        ensure!(
-            output.status.success(),
-            "inboxgrove {words:?}: {} {said} {complained}",
-            output.status
-        );
-        Ok(said.into_owned())
+        command(&self.settings, words)
     }
 
     /// Asks it to stop and waits for the end of its drain.
     pub async fn stop(&mut self) -> Result<ExitStatus> {
         self.running.terminate(DRAIN_WITHIN).await
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn exit(&mut self, within: Duration) -> Result<ExitStatus> {
+        self.running.exit(within).await
     }
 
     /// Kills it.
@@ -183,6 +176,26 @@ impl Daemon {
     }
 }
 
+/// Runs a command with the settings of a daemon, which may run; what it printed.
+pub fn command(settings: &Settings, words: &[&str]) -> Result<String> {
+    let output = Command::new(programs::inboxgrove()?)
+        .env_clear()
+        .arg("--config")
+        .arg(config_path(settings))
+        .args(words)
+        .output()?;
+    let (said, complained) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    ensure!(
+        output.status.success(),
+        "inboxgrove {words:?}: {} {said} {complained}",
+        output.status
+    );
+    Ok(said.into_owned())
+}
+
 /// Starts the binary on these settings, ready or not.
 pub fn spawn(settings: &Settings) -> Result<Running> {
     let config = write_config(settings)?;
@@ -191,6 +204,7 @@ pub fn spawn(settings: &Settings) -> Result<Running> {
     // What the machine of the test sets must not reach the daemon.
     command
         .env_clear()
+        .envs(settings.env.iter().cloned())
         .args(["serve", "--config"])
         .arg(&config)
         .current_dir(&settings.scratch);
@@ -256,7 +270,7 @@ fn read_addresses(settings: &Settings) -> Option<Bound> {
 }
 
 /// Those of the run before would be believed.
-fn forget_addresses(settings: &Settings) -> Result<()> {
+pub(crate) fn forget_addresses(settings: &Settings) -> Result<()> {
     let path = settings.data.join(ADDRESSES);
     match fs::remove_file(&path) {
         Err(why) if why.kind() != std::io::ErrorKind::NotFound => {

@@ -137,6 +137,7 @@ impl Laboratory {
             free_floor_bytes: 16 << 20,
             plan: daemon::ROOMY,
             more: SETTINGS.to_owned(),
+            env: Vec::new(),
         };
         let daemon = Daemon::start(settings).await?;
         let usual_start = daemon.start_took();

@@ -3,8 +3,9 @@
 //!
 //! Reading order: `checkout`, `programs`, `process` and `janitor` say where things are, how they run and how they end; `world` puts a story
 //! together from `addresses`, `name_server`, `mail_server`, `daemon`, `client` and `peers`; `disk`, `journal`, `load`,
-//! `fates`, `looks` and `laboratory` are the crash laboratory, `damages` the one for files that rot. `virtual_world` needs none of them: it is
-//! the tree alone, in simulated time.
+//! `fates`, `looks` and `laboratory` are the crash laboratory, `damages` the one for files that rot; `faults` preloads a disk
+//! that fails and clocks that are set into a daemon on `prepared` data, `activation` holds its sockets. `virtual_world` needs
+//! none of them: it is the tree alone, in simulated time.
 
 pub mod checkout;
 pub mod programs;
@@ -35,6 +36,8 @@ pub mod chance;
 
 pub mod disk;
 
+pub mod faults;
+
 pub mod journal;
 
 pub mod fates;
@@ -54,5 +57,11 @@ pub mod report;
 pub mod laboratory;
 
 pub mod damages;
+
+pub mod activation;
+
+pub mod prepared;
+
+pub mod io_trials;
 
 pub mod virtual_world;

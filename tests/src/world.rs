@@ -87,6 +87,7 @@ impl Builder {
             free_floor_bytes: 16 << 20,
             plan: self.plan.unwrap_or(ROOMY),
             more: self.more_settings,
+            env: Vec::new(),
         };
         let daemon = Daemon::start(settings).await?;
         Ok(World {

@@ -6,5 +6,6 @@ mod bounces;
 mod hostile;
 mod inbound;
 mod life_cycle;
+mod restarts;
 mod sockets;
 mod whole_story;

@@ -44,6 +44,9 @@ const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 const REFUSAL_WAIT: Duration = Duration::from_millis(200);
 /// After an accept that failed for want of descriptors, others need time to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// In a drain an open connection may still bring one request for so long: one that was on its way would be lost without
+/// an answer, and its answer says `Connection: close`. Busy clients come back within it; the rest are idle.
+const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// What a peer beyond the cap per address reads.
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 10\r\nConnection: close\r\n\r\n";
 
@@ -247,8 +250,8 @@ impl Server {
         self.shared.draining.clone()
     }
 
-    /// Stops accepting, lets requests in flight end, and cuts off what is left after `patience`.
-    /// Returns whether all ended by themselves.
+    /// Stops accepting, answers what is in flight and what open connections bring within a second, and cuts
+    /// off what is left after `patience`. Returns whether all ended by themselves.
     pub async fn drain(&self, patience: Duration) -> bool {
         self.shared.draining.cancel();
         self.shared.tasks.close();
@@ -397,6 +400,10 @@ where
 {
     let mut serving = std::pin::pin!(serving);
     let mut asked = false;
+    let mut last_request = std::pin::pin!(async {
+        shared.draining.cancelled().await;
+        tokio::time::sleep(LAST_REQUEST_WAIT).await;
+    });
     loop {
         let patience = if pulse.begun() {
             shared.limits.stalled
@@ -409,7 +416,7 @@ where
             _ended = &mut serving => return, // How a peer ends its connection concerns nobody else.
             // Nothing is cut off before the drain has begun; till then there is one thing less to ask at each turn.
             () = shared.abort.cancelled(), if asked => return,
-            () = shared.draining.cancelled(), if !asked => {
+            () = &mut last_request, if !asked => {
                 asked = true;
                 serving.as_mut().graceful_shutdown();
             }

@@ -6,7 +6,10 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -28,7 +31,10 @@ pub(crate) const PROBE_KEY: &[u8] = b"\0probe";
 /// Rows in a sled directory.
 #[derive(Debug)]
 pub(crate) struct SledEngine {
-    db: sled::Db,
+    /// Taken by the drop only.
+    db: Option<sled::Db>,
+    /// A write or a sync has failed.
+    spoilt: AtomicBool,
     dir: PathBuf,
 }
 
@@ -51,27 +57,46 @@ impl SledEngine {
         remove_unfinished_snapshots(dir).map_err(failed)?;
         let db = open_on_own_thread(dir, cache_bytes)?;
         let engine = Self {
-            db,
+            db: Some(db),
+            spoilt: AtomicBool::new(false),
             dir: dir.to_owned(),
         };
         engine.prove_sync().map_err(EngineOpenError::Unusable)?;
-        sync_directories(dir).map_err(failed)?;
+        sync_directories(dir).map_err(|why| {
+            engine.spoilt.store(true, Ordering::Release);
+            failed(why)
+        })?;
         engine.check().map_err(EngineOpenError::Broken)?;
         Ok(engine)
     }
 
+    fn db(&self) -> &sled::Db {
+        self.db.as_ref().expect("only the drop takes it")
+    }
+
+    /// A write or a sync: after one that failed there is no other.
+    fn writes<T>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&sled::Db) -> sled::Result<T>,
+    ) -> Result<T, EngineError> {
+        let done = guarded(what, || work(self.db()));
+        if done.is_err() {
+            self.spoilt.store(true, Ordering::Release);
+        }
+        done
+    }
+
     /// Fails unless a flush goes through our own `sync_file_range`.
     fn prove_sync(&self) -> Result<(), EngineError> {
-        let failed = |why: sled::Error| EngineError::new("write its probe", why);
+        const WHAT: &str = "write its probe";
         // Other bytes than last time: sled takes the same ones for no write at all, and has nothing to flush.
-        let last = self.db.get(PROBE_KEY).map_err(failed)?;
+        let last = guarded(WHAT, || self.db().get(PROBE_KEY))?;
         let last = last.and_then(|bytes| bytes.as_ref().try_into().ok());
         let fresh = last.map_or(0, u64::from_be_bytes).wrapping_add(1);
         let before = shim::calls();
-        self.db
-            .insert(PROBE_KEY, &fresh.to_be_bytes())
-            .map_err(failed)?;
-        self.db.flush().map_err(failed)?;
+        self.writes(WHAT, |db| db.insert(PROBE_KEY, &fresh.to_be_bytes()))?;
+        self.flush()?;
         if shim::calls() == before {
             return Err(EngineError::new(
                 "prove that its flush reaches the disk",
@@ -82,9 +107,22 @@ impl SledEngine {
     }
 }
 
+impl Drop for SledEngine {
+    /// sled syncs once more when it is dropped, and panics when that fails. After a failed sync another one would
+    /// lie (the kernel may have dropped the pages), so then sled is left as it is until the process ends.
+    fn drop(&mut self) {
+        let db = self.db.take();
+        if *self.spoilt.get_mut() {
+            std::mem::forget(db);
+        } else if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::error!("the rows could not be closed; the next start takes them from the log");
+        }
+    }
+}
+
 impl Engine for SledEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        let value = guarded("read a row", || self.db.get(key))?;
+        let value = guarded("read a row", || self.db().get(key))?;
         Ok(value.map(|value| value.to_vec()))
     }
 
@@ -99,8 +137,8 @@ impl Engine for SledEngine {
         };
         guarded("scan rows", || match to {
             Some(to) if from >= to => Ok(Vec::new()),
-            Some(to) => self.db.range(from..to).take(limit).map(copy).collect(),
-            None => self.db.range(from..).take(limit).map(copy).collect(),
+            Some(to) => self.db().range(from..to).take(limit).map(copy).collect(),
+            None => self.db().range(from..).take(limit).map(copy).collect(),
         })
     }
 
@@ -117,20 +155,20 @@ impl Engine for SledEngine {
             }
         }
         batch.insert(POSITION_KEY, &position.to_be_bytes());
-        guarded("apply writes", || self.db.apply_batch(batch))
+        self.writes("apply writes", |db| db.apply_batch(batch))
     }
 
     fn position(&self) -> Result<Option<u64>, EngineError> {
-        let value = guarded("read the log position", || self.db.get(POSITION_KEY))?;
+        let value = guarded("read the log position", || self.db().get(POSITION_KEY))?;
         value.map(|value| position_from(&value)).transpose()
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        guarded("flush", || self.db.flush()).map(|_bytes| ())
+        self.writes("flush", |db| db.flush()).map(|_bytes| ())
     }
 
     fn disk_bytes(&self) -> u64 {
-        self.db.size_on_disk().unwrap_or(0)
+        self.db().size_on_disk().unwrap_or(0)
     }
 
     fn check(&self) -> Result<(), EngineError> {

@@ -39,6 +39,7 @@ async fn sockets_are_taken_over_and_readiness_is_told_after_recovery() -> Result
         free_floor_bytes: 16 << 20,
         plan: daemon::ROOMY,
         more: String::new(),
+        env: Vec::new(),
     };
     let config = daemon::write_config(&settings)?;
 

@@ -13,7 +13,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::{ConnectionLimits, Listening, Peer, Server};
+use super::{ConnectionLimits, LAST_REQUEST_WAIT, Listening, Peer, Server};
+
+/// The plainest request.
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// A listener whose peers are in this test.
 struct Door {
@@ -230,6 +233,26 @@ async fn a_drain_lets_requests_end_and_closes_idle_connections() {
     );
     assert!(nothing.is_empty());
     assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_answers_a_request_that_was_on_its_way() {
+    let world = World::new(ConnectionLimits::default());
+    let (mut fresh, mut kept) = (world.connect(1).await, world.connect(2).await);
+    kept.write_all(GET).await.unwrap();
+    let mut head = [0; 12];
+    kept.read_exact(&mut head).await.unwrap();
+    let talk = async {
+        tokio::time::sleep(LAST_REQUEST_WAIT / 2).await;
+        fresh.write_all(GET).await.unwrap();
+        kept.write_all(GET).await.unwrap();
+        tokio::join!(rest(fresh), rest(kept))
+    };
+    let (calm, (first, second)) = tokio::join!(world.server.drain(Duration::from_secs(25)), talk);
+    assert!(calm);
+    for answer in [first, second] {
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use inboxgrove_model::{EmailAddress, ports::BoxStream};
 use rustls::ServerConfig;
 use tokio::{
     sync::watch,
-    time::{Duration, Instant, timeout, timeout_at},
+    time::{Duration, Instant, sleep, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -22,6 +22,10 @@ use crate::smtp::{EnhancedStatus, Reply, Severity};
 /// How far beyond the limit an oversized message is read before the connection is dropped: enough for
 /// an honest client to hear its 552.
 const OVERSIZE_FACTOR: u64 = 2;
+
+/// When we shut down, an open transaction may go on while its commands come this soon after each other: nothing of it
+/// was accepted yet, and its client loses nothing by a 421 but time.
+const LAST_COMMAND_WAIT: Duration = Duration::from_secs(10);
 
 /// One connection.
 pub(super) struct Session<'a, H> {
@@ -134,10 +138,13 @@ impl<'a, H: Handler> Session<'a, H> {
         let deadline = self
             .deadline
             .min(Instant::now() + self.limits.command_timeout);
-        let idle = self.transaction.is_none();
+        let patience = match self.transaction {
+            None => Duration::ZERO,
+            Some(_) => LAST_COMMAND_WAIT,
+        };
         let line = tokio::select! {
             biased;
-            () = told_to_stop(&mut self.shutdown), if idle => return Err(self.goodbye()),
+            () = told_to_stop(&mut self.shutdown, patience) => return Err(self.goodbye()),
             line = timeout_at(deadline, self.wire.line(self.limits.command_line_bytes)) => line,
         };
         match line {
@@ -438,10 +445,13 @@ impl<'a, H: Handler> Session<'a, H> {
     }
 }
 
-/// Resolves when we are told to shut down; never when nobody can tell any more.
-async fn told_to_stop(shutdown: &mut watch::Receiver<bool>) {
+/// Resolves so long after we are told to shut down; never when nobody can tell any more.
+async fn told_to_stop(shutdown: &mut watch::Receiver<bool>, patience: Duration) {
     if shutdown.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
+    }
+    if !patience.is_zero() {
+        sleep(patience).await;
     }
 }
 

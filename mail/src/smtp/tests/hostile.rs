@@ -336,6 +336,20 @@ async fn shutting_down_waits_for_the_open_transaction() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn shutting_down_does_not_wait_for_a_transaction_that_rests() {
+    let mut served = start(Limits::default(), None);
+    let stream = &mut served.stream;
+    expect(stream, "220").await;
+    say(stream, "EHLO me", "250").await;
+    say(stream, "MAIL FROM:<a@b.example>", "250").await;
+    served.stop.send(true).unwrap();
+    let told = Instant::now();
+    assert!(rest(stream).await.starts_with("421 4.3.2"));
+    assert!(told.elapsed() < Duration::from_secs(15));
+    assert_eq!(served.summary.await.unwrap().ended, Ended::Shutdown);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endless_message_is_cut() {
     let limits = Limits {
         message_bytes: 10_000,
