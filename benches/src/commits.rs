@@ -27,6 +27,8 @@ use inboxgrove_model::{
 use inboxgrove_store::{Batch, Keys, Options, Record, Store};
 use tokio::{runtime::Runtime, sync::oneshot};
 
+pub(crate) mod lives;
+
 use crate::{
     Effort,
     installation::beside_the_binary,
@@ -82,7 +84,7 @@ pub(crate) fn run(effort: Effort) -> Result<Section> {
         let mut grouped = Samples::default();
         for round in 0..effort.rounds {
             let file = folder.path().join(format!("raw-{writers}-{round}"));
-            theirs.push(&append(&runtime, &file, writers, effort.sample)?);
+            theirs.push(&append(&runtime, &file, writers, effort.sample, ROW_BYTES)?);
             let before = store.stats();
             ours.push(&commit(&runtime, &store, &next, writers, effort.sample)?);
             let after = store.stats();
@@ -158,14 +160,21 @@ fn commit(
     })
 }
 
-fn append(runtime: &Runtime, file: &Path, writers: usize, sample: Duration) -> Result<Found> {
+/// Appends so many bytes each time.
+fn append(
+    runtime: &Runtime,
+    file: &Path,
+    writers: usize,
+    sample: Duration,
+    bytes: usize,
+) -> Result<Found> {
     let mut appender = Appender::start(file)?;
     let requests = appender.requests.clone().context("it was just started")?;
     let found = gather(runtime, writers, sample, || {
         let requests = requests.clone();
         move || {
             let (answer, answered) = oneshot::channel();
-            let sent = requests.send((vec![b'x'; ROW_BYTES], answer));
+            let sent = requests.send((vec![b'x'; bytes], answer));
             async move {
                 sent.ok().context("the appender has ended")?;
                 Ok(answered.await?)

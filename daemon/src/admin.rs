@@ -21,11 +21,10 @@ use inboxgrove_model::{
     job::Job,
     limits::PAGE_MAX,
     message::QueueEntry,
-    ports::Blocking,
     tenant::{SuspensionReason, Tenant},
 };
 use inboxgrove_policy::SLACK;
-use inboxgrove_store::{Record, Scope};
+use inboxgrove_store::{Record, Scope, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -42,6 +41,7 @@ use crate::{
     },
     logging::LogLevel,
     serve::is_member,
+    upkeep::{self, Chore, Upkeep},
 };
 
 /// Who may come in, root beside.
@@ -62,7 +62,7 @@ pub struct Admin {
 struct Shared {
     platform: Platform,
     api: Api,
-    upkeep: Arc<dyn Blocking>,
+    upkeep: Upkeep,
     log: Option<LogLevel>,
     stop: CancellationToken,
     operators: Operators,
@@ -136,7 +136,7 @@ impl Operators {
 impl Admin {
     pub(crate) fn new(
         api: Api,
-        upkeep: Arc<dyn Blocking>,
+        upkeep: Upkeep,
         log: Option<LogLevel>,
         stop: CancellationToken,
         operators: Operators,
@@ -176,6 +176,9 @@ impl Admin {
             .route("/admin/store/stats", get(store_stats))
             .route("/admin/store/verify", get(store_verify))
             .route("/admin/store/backup", post(store_backup))
+            .route("/admin/store/compact", post(store_compact))
+            .route("/admin/store/rewrite", post(store_rewrite))
+            .route("/admin/store/rebuild", post(store_rebuild))
             .fallback(nothing_here)
             .layer(middleware::from_fn_with_state(self.clone(), pass))
             .with_state(self.clone())
@@ -200,6 +203,18 @@ impl Admin {
                 "done without an audit"
             );
         }
+    }
+
+    /// Does a chore and answers with what came of it.
+    async fn work(
+        &self,
+        chore: Chore,
+        work: impl FnOnce(&Store) -> anyhow::Result<Value> + Send + 'static,
+    ) -> Answer {
+        let done = self.shared.upkeep.work(&self.shared.platform, chore, work);
+        let done = done.await;
+        done.map(Json)
+            .map_err(|why| ApiError::new(Code::Unavailable, format!("{why:#}")))
     }
 
     fn row<R: Record>(&self, key: &R::Key, what: &str) -> Result<R, ApiError> {
@@ -250,6 +265,8 @@ async fn status(State(admin): State<Admin>) -> Answer {
         "wall_time": wall.to_string(),
         "clock": about_clock(policy, wall),
         "components": parts,
+        "store": views::store_opened(platform.store()),
+        "upkeep": admin.shared.upkeep.view(),
     })))
 }
 
@@ -503,13 +520,16 @@ async fn drain(State(admin): State<Admin>, Extension(who): Extension<Operator>) 
 // === the store ===
 
 async fn store_stats(State(admin): State<Admin>) -> Answer {
-    rendered(views::store_stats(&admin.shared.platform.store().stats()))
+    let store = admin.shared.platform.store();
+    let mut view = views::store_stats(&store.stats());
+    view["opened"] = views::store_opened(store);
+    view["upkeep"] = admin.shared.upkeep.view();
+    Ok(Json(view))
 }
 
 async fn store_verify(State(admin): State<Admin>) -> Answer {
-    let store = admin.shared.platform.store().clone();
-    let report = blocking(&admin, move || store.verify()).await?;
-    rendered(views::store_verify(&report))
+    let verify = |store: &Store| Ok(views::store_verify(&store.verify()));
+    admin.work(Chore::Verification, verify).await
 }
 
 async fn store_backup(
@@ -525,18 +545,26 @@ async fn store_backup(
     admin
         .audit("backup", &to.display().to_string(), who)
         .await?;
-    let store = platform.store().clone();
-    let report = blocking(&admin, move || backups::make(&store, &to)).await?;
-    let report = report.map_err(|why| ApiError::new(Code::Unavailable, why.to_string()))?;
-    rendered(views::store_backup(&report))
+    let make = move |store: &Store| Ok(views::store_backup(&backups::make(store, &to)?));
+    admin.work(Chore::Backup, make).await
 }
 
-async fn blocking<T: Send + 'static>(
-    admin: &Admin,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ApiError> {
-    let done = admin.shared.upkeep.call(work).await;
-    done.ok_or_else(|| ApiError::internal("the work panicked"))
+async fn store_compact(State(admin): State<Admin>, Extension(who): Extension<Operator>) -> Answer {
+    admin.audit("compact", "the log", who).await?;
+    let now = admin.shared.platform.ports().clock.policy();
+    let compact = move |store: &Store| upkeep::compact(store, now);
+    admin.work(Chore::Compaction, compact).await
+}
+
+async fn store_rewrite(State(admin): State<Admin>, Extension(who): Extension<Operator>) -> Answer {
+    admin.audit("rewrite", "the rows", who).await?;
+    admin.work(Chore::Rewrite, upkeep::rewrite).await
+}
+
+async fn store_rebuild(State(admin): State<Admin>, Extension(who): Extension<Operator>) -> Answer {
+    admin.audit("rebuild", "the rows", who).await?;
+    let rebuild = |store: &Store| upkeep::rebuild(store, "an operator asked for it");
+    admin.work(Chore::Rebuild, rebuild).await
 }
 
 // === free functions ===

@@ -1,17 +1,14 @@
-//! Regular backups: made at the interval that the operator set, verified by the store, the oldest removed.
+//! Backups: where they go, what they are called, which of them are kept. `upkeep` says when they are made.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
 };
 
 use inboxgrove_actors::platform::Platform;
 use inboxgrove_config::Config;
-use inboxgrove_model::{WallTime, ports::Blocking};
+use inboxgrove_model::WallTime;
 use inboxgrove_store::{BackupError, BackupReport, Store};
-use tokio_util::sync::CancellationToken;
 
 use crate::serve::make_private;
 
@@ -49,35 +46,17 @@ pub(crate) fn make(store: &Store, to: &Path) -> Result<BackupReport, BackupError
     made
 }
 
-/// Makes backups until `end`. Does nothing when the interval is zero.
-pub(crate) async fn run(platform: Platform, upkeep: Arc<dyn Blocking>, end: CancellationToken) {
-    let settings = &platform.config().store.backup;
-    let Some(every) = Some(settings.interval_minutes).filter(|minutes| *minutes > 0) else {
-        return;
-    };
-    let every = Duration::from_secs(60 * u64::from(every));
-    loop {
-        tokio::select! {
-            biased;
-            () = end.cancelled() => return,
-            () = tokio::time::sleep(every) => {}
-        }
-        let (to, store) = (next_path(&platform), platform.store().clone());
-        let (folder, kept) = (folder(platform.config()), settings.kept as usize);
-        let made = upkeep.call(move || {
-            make_private(&folder)?;
-            let report = make(&store, &to)?;
-            prune(&folder, kept)?;
-            anyhow::Ok(report)
-        });
-        match made.await {
-            Some(Ok(report)) => {
-                tracing::info!(path = %report.path.display(), rows = report.rows, "backup made");
-            }
-            Some(Err(why)) => tracing::error!(%why, "no backup was made"),
-            None => tracing::error!("no backup was made: the work panicked"),
-        }
-    }
+/// Makes one of the regular backups, and removes the oldest beyond `kept`.
+pub(crate) fn make_regular(
+    store: &Store,
+    to: &Path,
+    folder: &Path,
+    kept: usize,
+) -> anyhow::Result<BackupReport> {
+    make_private(folder)?;
+    let report = make(store, to)?;
+    prune(folder, kept)?;
+    Ok(report)
 }
 
 /// `backup-20261123T150000Z`.
@@ -109,13 +88,15 @@ fn prune(folder: &Path, kept: usize) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::sync::Arc;
+
     use inboxgrove_model::ports::Rng;
     use inboxgrove_store::{Keys, MemDisk};
 
     use super::*;
 
-    struct Ones;
+    pub(crate) struct Ones;
     impl Rng for Ones {
         fn fill(&self, bytes: &mut [u8]) {
             bytes.fill(1);

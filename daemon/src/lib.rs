@@ -18,6 +18,7 @@ pub mod demo;
 mod backups;
 mod memory;
 mod settings;
+mod upkeep;
 
 pub mod logging;
 pub mod notify;

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use inboxgrove_actors::platform::{Parts, Platform};
 use inboxgrove_config::Config;
 use inboxgrove_mail::dkim::RandomKeys;
-use inboxgrove_model::ports::{Blocking, Listener, Ports};
+use inboxgrove_model::ports::{Listener, Ports};
 use inboxgrove_store::Store;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use crate::{
         server::{ConnectionLimits, Listening, Server},
     },
     logging::LogLevel,
+    upkeep::Upkeep,
 };
 
 /// What a daemon is made of.
@@ -61,13 +62,13 @@ pub struct Running {
 impl Running {
     /// Starts the tree, then serves. When it returns, both listen.
     pub async fn start(assembly: Assembly) -> anyhow::Result<Self> {
-        let upkeep = Arc::clone(&assembly.ports.blocking);
+        let upkeep = Upkeep::new(Arc::clone(&assembly.ports.blocking));
         Self::start_with(assembly, upkeep).await
     }
 
-    /// As [`start`](Self::start), with threads of their own for what takes minutes (backups,
+    /// As [`start`](Self::start), with a thread of its own for what takes minutes (backups,
     /// verifications), so that log-ins do not wait for it.
-    pub async fn start_with(assembly: Assembly, upkeep: Arc<dyn Blocking>) -> anyhow::Result<Self> {
+    pub(crate) async fn start_with(assembly: Assembly, upkeep: Upkeep) -> anyhow::Result<Self> {
         let Assembly {
             ports,
             store,

@@ -20,7 +20,7 @@ use inboxgrove_config::{Config, Sources};
 use inboxgrove_mail::dns::{DnsOptions, Resolver};
 use inboxgrove_model::{
     PolicyTime,
-    ports::{Blocking, Clock, Listener, Net, Ports, Rng},
+    ports::{Clock, Listener, Net, Ports, Rng},
 };
 use inboxgrove_providers::http::{Client, Reach};
 use inboxgrove_store::{Batch, CommitError, Keys, Options, PolicyMark, Store, StoreHealth};
@@ -34,7 +34,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Operators,
-    backups,
     exit::{Exit, Failed},
     http::{
         keys::EdgeKeys,
@@ -46,6 +45,7 @@ use crate::{
     ports::{OsRng, Pool, SystemClock, TokioNet},
     running::{Assembly, Running},
     signals::{Asked, Signals},
+    upkeep::{self, Upkeep},
 };
 
 /// The mode of the admin socket: the daemon's user and group, nobody else.
@@ -150,8 +150,8 @@ async fn live(
         store: store.clone(),
         ports,
     };
-    let upkeep: Arc<dyn Blocking> = Arc::new(Pool::of(1));
-    let running = Running::start_with(assembly, Arc::clone(&upkeep)).await?;
+    let upkeep = Upkeep::new(Arc::new(Pool::of(1)));
+    let running = Running::start_with(assembly, upkeep.clone()).await?;
     if !running.api().ip().is_loopback() {
         tracing::warn!(api = %running.api(), "the API has no TLS and can be reached from outside: put a proxy before it");
     }
@@ -160,7 +160,7 @@ async fn live(
     notifier.ready(&format!("serving on {}", running.api()));
     tracing::info!(api = %running.api(), smtp = ?running.smtp(), admin = %sockets.admin_path.display(), "serving");
     let background = CancellationToken::new();
-    let backing_up = tokio::spawn(backups::run(
+    let keeping_up = tokio::spawn(upkeep::run(
         running.platform().clone(),
         upkeep,
         background.clone(),
@@ -177,7 +177,7 @@ async fn live(
     notifier.extend_timeout(patience + Duration::from_secs(10));
     let calm = running.drain(patience).await;
     tracing::info!(calm, "drained");
-    backing_up.abort();
+    keeping_up.abort();
     watching.abort();
     if let Err(why) = fs::remove_file(data.join(ADDRESSES)) {
         tracing::warn!(%why, "addresses.json was not removed");

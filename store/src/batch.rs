@@ -221,6 +221,11 @@ impl Batch {
             && self.bodies.is_empty()
     }
 
+    /// How many rows it writes, removes or expects, those of budgets and rollups included.
+    pub fn row_writes(&self) -> usize {
+        self.rows.len() + self.takes.len() + self.returns.len() + self.counts.len()
+    }
+
     fn put_row<R: Record>(&mut self, record: &R, new: bool) -> &mut Self {
         if R::TABLE == TableId::Tenant {
             self.new_keys.extend(record.seal_with());

@@ -3,8 +3,8 @@
 //! `magic u32 | length u32 | sequence u64 | group u64 | flags u32 | crc32c u32 | payload`, little-endian. The
 //! checksum covers everything but itself. `group` is the sequence of the first frame of the group that
 //! was synced at once: groups are synced one after the other, so a whole frame of a *later* group proves that everything before
-//! it was synced, and that damage there is no torn tail. The payload is a version byte and items
-//! `kind u8 | length u32 | bytes`; unknown kinds are kept and passed over.
+//! it was synced, and that damage there is no torn tail. The payload is a version byte, items
+//! `kind u8 | length u32 | bytes`, and a mark; unknown kinds are kept and passed over.
 
 use inboxgrove_model::{PolicyTime, TenantId};
 
@@ -24,6 +24,9 @@ pub(crate) const PAYLOAD_LEN_MAX: u32 = 96 << 20;
 /// What every frame starts with.
 pub(crate) const MAGIC: [u8; 4] = *b"IGF1";
 const PAYLOAD_VERSION: u8 = 1;
+/// The last byte of every payload. A write that was cut short anywhere leaves a zero there, as in the reserve; a bit that
+/// flips cannot.
+const END_MARK: u8 = 0xFF;
 
 const KIND_PUT: u8 = 1;
 const KIND_REMOVE: u8 = 2;
@@ -132,6 +135,10 @@ impl Frame {
         let Some((&PAYLOAD_VERSION, mut rest)) = self.payload.split_first() else {
             return Err(wrong("the version of its payload is not known")());
         };
+        rest = match rest.split_last() {
+            Some((&END_MARK, items)) => items,
+            _ => return Err(wrong("its payload has no end")()),
+        };
         let mut items = Vec::new();
         while !rest.is_empty() {
             let (kind, bytes, after) = split_item(rest).ok_or_else(wrong("an item is cut off"))?;
@@ -201,6 +208,7 @@ impl<'b> FrameWriter<'b> {
 
     /// Ends the frame; its length in the buffer.
     pub(crate) fn finish(self) -> usize {
+        self.buffer.push(END_MARK);
         let len = self.buffer.len() - self.start;
         let payload_len = u32::try_from(len - HEAD_LEN).expect("a batch is held far below 4 GiB");
         let frame = &mut self.buffer[self.start..];
@@ -357,7 +365,7 @@ mod tests {
         writer.finish();
         assert_eq!(
             data_encoding::HEXLOWER.encode(&buffer),
-            "494746310a000000010000000000000001000000000000000100000048e9c82701010400000001006b76"
+            "494746310b0000000100000000000000010000000000000001000000b91b431501010400000001006b76ff"
         );
     }
 }

@@ -251,11 +251,18 @@ impl Log {
                 return reader.take(&head).map(Some);
             }
             if head.seq > seq {
-                break;
+                return Ok(None);
             }
             reader.skip(&head);
         }
-        Ok(None)
+        // A sealed segment has its last frame for ever: where it ends before, it was cut.
+        match state.segments.range(seq + 1..).next() {
+            Some((next, _)) => Err(LogError::Missing {
+                from: seq,
+                to: next - 1,
+            }),
+            None => Ok(None),
+        }
     }
 
     /// Its segments, oldest first.

@@ -42,7 +42,8 @@ fn day_of(seed: u64) -> Life {
 /// The part of a seed's day that a replay asks for; all of it when it asks for no part.
 fn part_of(mut life: Life) -> Life {
     life.hours = asked("GROVE_TESTS_HOURS").unwrap_or(life.hours);
-    life.people = asked("GROVE_TESTS_PEOPLE").map_or(life.people, |n| n as usize);
+    let people = asked("GROVE_TESTS_PEOPLE").and_then(|n| usize::try_from(n).ok());
+    life.people = people.unwrap_or(life.people);
     if let (Some(text), Trouble::Given(incidents)) =
         (told("GROVE_TESTS_INCIDENTS"), &mut life.trouble)
     {

@@ -29,6 +29,9 @@ pub struct Store {
     /// File of that key; empty means `installation.key` in the data directory.
     #[schemars(extend("format" = "path"))]
     pub key_file: PathBuf,
+    /// How often everything is verified and, where it is damaged, healed; 0 for never.
+    #[schemars(range(min = 0, max = 8760))]
+    pub verify_hours: u32,
     /// Backups.
     pub backup: Backup,
 }
@@ -42,6 +45,7 @@ impl Default for Store {
             events_kept_days: 90,
             installation_key: Secret::default(),
             key_file: PathBuf::new(),
+            verify_hours: 24,
             backup: Backup::default(),
         }
     }

@@ -16,9 +16,10 @@ use super::{
     print, text,
 };
 use crate::{
-    http::admin_views::{store_backup, store_stats, store_verify},
+    http::admin_views::{store_backup, store_opened, store_stats, store_verify},
     ports::{OsRng, SystemClock},
     serve::{admin_path, installation_keys, make_private, store_dir, store_options},
+    upkeep,
 };
 
 #[derive(Debug, Subcommand)]
@@ -30,7 +31,13 @@ pub(crate) enum StoreCommand {
     },
     /// Check every frame and row, and compare with the newest backup
     Verify,
-    /// Show its figures
+    /// Take out of the log what nobody needs any more; a running daemon does so after each backup
+    Compact,
+    /// Write all rows into a fresh file, because the old one only grows; a running daemon does so when it is due
+    Rewrite,
+    /// Make all rows anew from the newest backup and the log since, because they are damaged; the old ones are put aside
+    Rebuild,
+    /// Show its figures, and what the last start found
     Stats,
     /// Restore a backup into an empty data directory
     Restore {
@@ -95,6 +102,9 @@ fn over_socket(command: &StoreCommand) -> Option<Ask> {
             Some(Ask::post("/admin/store/backup", json!({ "to": to })))
         }
         StoreCommand::Verify => Some(Ask::get("/admin/store/verify")),
+        StoreCommand::Compact => Some(Ask::post("/admin/store/compact", json!({}))),
+        StoreCommand::Rewrite => Some(Ask::post("/admin/store/rewrite", json!({}))),
+        StoreCommand::Rebuild => Some(Ask::post("/admin/store/rebuild", json!({}))),
         StoreCommand::Stats => Some(Ask::get("/admin/store/stats")),
         _ => None,
     }
@@ -110,7 +120,18 @@ fn on_files(command: StoreCommand, config: &Config) -> anyhow::Result<ExitCode> 
     };
     let (report, good) = match command {
         StoreCommand::Backup { to } => (store_backup(&open()?.backup(&to)?), true),
-        StoreCommand::Stats => (store_stats(&open()?.stats()), true),
+        StoreCommand::Compact => (upkeep::compact(&open()?, policy_now())?, true),
+        StoreCommand::Rewrite => (upkeep::rewrite(&open()?)?, true),
+        StoreCommand::Rebuild => {
+            let because = "an operator asked for it";
+            (upkeep::rebuild(&open()?, because)?, true)
+        }
+        StoreCommand::Stats => {
+            let store = open()?;
+            let mut view = store_stats(&store.stats());
+            view["opened"] = store_opened(&store);
+            (view, true)
+        }
         StoreCommand::Verify => {
             let report = open()?.verify();
             (store_verify(&report), report.problems_count == 0)
@@ -160,7 +181,7 @@ fn seeded(
             inboxes_of_tenant: inboxes,
             messages_of_inbox: messages,
             body_bytes: 4096,
-            at: SystemClock::new(PolicyTime::default()).policy(),
+            at: policy_now(),
             wake_over: wake_hours.map(|hours| Duration::from_hours(hours.into())),
         }
     });
@@ -170,6 +191,11 @@ fn seeded(
         "inboxes": made.inboxes.len(),
         "messages": made.messages.len(),
     }))
+}
+
+/// Policy time where no daemon runs: the wall's.
+fn policy_now() -> PolicyTime {
+    SystemClock::new(PolicyTime::default()).policy()
 }
 
 fn migrated(

@@ -2,7 +2,9 @@
 
 use inboxgrove_actors::platform::Why;
 use inboxgrove_model::{domain::Domain, inbox::Inbox, message::QueueEntry, tenant::Tenant};
-use inboxgrove_store::{BackupReport, StoreStats, VerifyReport};
+use inboxgrove_store::{
+    BackupReport, CompactionReport, RewriteReport, Store, StoreStats, VerifyReport,
+};
 use serde_json::{Value, json};
 
 pub(crate) use super::jobs::JobView;
@@ -117,8 +119,49 @@ pub(crate) fn store_verify(report: &VerifyReport) -> Value {
         "erased_rows": report.erased_rows,
         "backup": report.backup,
         "compared_rows": report.compared_rows,
+        "damaged_rows": report.damaged_rows,
+        "damaged_files": report.damaged_files,
         "problems_count": report.problems_count,
         "problems": report.problems,
+    })
+}
+
+/// What the start found of the store, and whether its rows are trusted.
+pub(crate) fn store_opened(store: &Store) -> Value {
+    let opened = store.opened();
+    let aside = opened.moved_aside.as_ref();
+    json!({
+        "created": opened.created,
+        "replayed": opened.replayed,
+        "torn_bytes": opened.torn_bytes,
+        "rebuilt": opened.rebuilt,
+        "rebuilt_from": opened.rebuilt_from,
+        "moved_aside": aside.map(|(path, _)| path),
+        "warning": opened.warning,
+        "distrusted": store.distrusted(),
+    })
+}
+
+/// What a compaction has done.
+pub(crate) fn store_compaction(report: &CompactionReport) -> Value {
+    json!({
+        "segments": report.segments,
+        "changed": report.changed,
+        "freed_bytes": report.freed_bytes,
+        "all": report.all,
+    })
+}
+
+/// What a rewrite or a rebuild has done.
+pub(crate) fn store_rewrite(report: &RewriteReport) -> Value {
+    json!({
+        "rows": report.rows,
+        "from": report.from,
+        "replayed": report.replayed,
+        "bytes_before": report.bytes_before,
+        "bytes_after": report.bytes_after,
+        "held_ms": u64::try_from(report.held.as_millis()).unwrap_or(u64::MAX),
+        "moved_aside": report.moved_aside,
     })
 }
 

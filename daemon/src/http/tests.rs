@@ -754,7 +754,7 @@ async fn a_daemon_that_cannot_write_can_still_be_drained() {
     let world = World::new().await;
     let stop = CancellationToken::new();
     let operators = crate::admin::Operators::default();
-    let upkeep: Arc<dyn Blocking> = Arc::new(Inline);
+    let upkeep = crate::upkeep::Upkeep::new(Arc::new(Inline));
     let admin = crate::admin::Admin::new(world.api.clone(), upkeep, None, stop.clone(), operators);
     world.disk.fail_next(Fault::Sync);
     let request = Request::builder()

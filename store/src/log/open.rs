@@ -277,7 +277,7 @@ fn written_len(tail: &[u8]) -> usize {
 }
 
 /// Whether the frame that is damaged was written whole, as far as can be seen: what a power cut leaves out are whole sectors,
-/// which are zeros then, as in the reserve. Then its group was acknowledged, or might have been, and what is wrong with it
+/// which are zeros then, as in the reserve; what a write that was cut short leaves out is the frame's end, which is never zero. Then its group was acknowledged, or might have been, and what is wrong with it
 /// came later.
 fn reached_the_disk(offset: u64, tail: &[u8]) -> bool {
     let strange = |(found, wanted): (&u8, &u8)| *found != 0 && found != wanted;
@@ -292,11 +292,14 @@ fn reached_the_disk(offset: u64, tail: &[u8]) -> bool {
         || lies_about_its_length(tail, *start)
 }
 
-/// Whether none of the sectors that a frame of this length is in is as it was in the reserve.
+/// Whether a frame of this length has its end, and none of the sectors that it is in is as it was in the reserve.
 fn all_sectors_written(offset: u64, tail: &[u8], len: u64) -> bool {
     let Some(frame) = usize::try_from(len).ok().and_then(|len| tail.get(..len)) else {
         return false;
     };
+    if frame.last() == Some(&0) {
+        return false;
+    }
     let sector = usize::try_from(SECTOR).expect("a sector is small");
     // What of the first sector belongs to the frame.
     let first = usize::try_from(SECTOR - offset % SECTOR).expect("a sector is small");

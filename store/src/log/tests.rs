@@ -111,6 +111,33 @@ fn a_torn_tail_is_cut_wherever_it_is_torn() {
     }
 }
 
+/// A full or failing disk stops a write at any byte, and the process dies before it can say so: what is there is no damage.
+#[test]
+fn a_write_that_stopped_at_any_byte_is_a_torn_tail() {
+    // Values that end in zeros look most like a reserve.
+    let group = [frame(2, 2, &[0; 600]), frame(3, 2, &[0; 700])].concat();
+    let first = frame(2, 2, &[0; 600]).len();
+    for written in 1..group.len() {
+        let disk = MemDisk::new();
+        let (log, _) = open(&disk).expect("opens");
+        append(&log, 1);
+        let end = end_of(&log).next_multiple_of(512) as u64;
+        let media = disk.attach().0;
+        media
+            .write_at(&name_of(1), end, &group[..written])
+            .expect("written");
+        let (log, torn) = open(&disk).unwrap_or_else(|why| panic!("{written}: {why}"));
+        assert_eq!(
+            log.next_seq(),
+            if written < first { 2 } else { 3 },
+            "{written}"
+        );
+        assert_eq!(torn.is_none(), written == first, "{written}");
+        append(&log, 1);
+        assert!(open(&disk).expect("whole").1.is_none());
+    }
+}
+
 #[test]
 fn a_sector_that_is_missing_in_the_last_group_is_a_torn_tail_too() {
     let disk = MemDisk::new();

@@ -222,7 +222,7 @@ impl<'a> Clocked<'a> {
         let text = String::from_utf8(metrics.bytes)?;
         let line = text
             .lines()
-            .find_map(|line| line.strip_prefix("due_rows_woken_total "));
+            .find_map(|line| line.strip_prefix("inboxgrove_due_rows_woken_total "));
         Ok(line.context("the clock counts")?.parse()?)
     }
 
