@@ -228,10 +228,7 @@ impl Log {
             // A sealed segment has its last frame for ever, be it empty.
             let end = segments.peek().map_or(reached + 1, |(next, _)| **next);
             if reached + 1 < end {
-                return Err(LogError::Missing {
-                    from: reached + 1,
-                    to: end - 1,
-                });
+                return Err(reader.damaged("it ends before its last frame"));
             }
         }
         piece.next = state.next_seq.max(piece.next);
@@ -256,13 +253,10 @@ impl Log {
             reader.skip(&head);
         }
         // A sealed segment has its last frame for ever: where it ends before, it was cut.
-        match state.segments.range(seq + 1..).next() {
-            Some((next, _)) => Err(LogError::Missing {
-                from: seq,
-                to: next - 1,
-            }),
-            None => Ok(None),
+        if state.segments.range(seq + 1..).next().is_some() {
+            return Err(reader.damaged("it ends before its last frame"));
         }
+        Ok(None)
     }
 
     /// Its segments, oldest first.

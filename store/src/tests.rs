@@ -19,8 +19,8 @@ use inboxgrove_model::{
 };
 
 use crate::{
-    Batch, CommitError, Committed, Keys, MemDisk, OpenReport, Options, Store, seal::KEY_LEN,
-    test_rng::CountingRng,
+    Batch, CommitError, Committed, Keys, MemDisk, OpenError, OpenReport, Options, Store,
+    seal::KEY_LEN, test_rng::CountingRng,
 };
 
 const NOW: PolicyTime = PolicyTime::from_millis(1_800_000_000_000);
@@ -44,8 +44,12 @@ fn options(dir: &std::path::Path) -> Options {
 }
 
 fn open(disk: &MemDisk) -> (Store, OpenReport) {
+    try_open(disk).expect("opens")
+}
+
+fn try_open(disk: &MemDisk) -> Result<(Store, OpenReport), OpenError> {
     let options = options(std::path::Path::new(""));
-    Store::in_memory_with(disk, &options, rng()).expect("opens")
+    Store::in_memory_with(disk, &options, rng())
 }
 
 fn wait<T>(future: impl Future<Output = T>) -> T {

@@ -45,6 +45,7 @@ impl Log {
         let next_seq = if let Some(mut last) = segments.last_entry() {
             let (next_seq, cut) = settle_end(media.as_ref(), last.get_mut(), applied)?;
             torn = cut;
+            make_durable(media.as_ref(), &last.get().name)?;
             next_seq
         } else {
             segments.insert(1, make_segment(media.as_ref(), 1)?);
@@ -58,6 +59,17 @@ impl Log {
         };
         Ok((log, torn))
     }
+}
+
+/// What a killed process had written and not synced is read as if it were there: it has to be on the disk before the rows
+/// get it and are flushed, or a power cut would leave rows that are ahead of the log.
+fn make_durable(media: &dyn Media, name: &str) -> Result<(), LogError> {
+    let synced = media.sync(name).and_then(|()| media.sync_names());
+    synced.map_err(|source| LogError::Io {
+        segment: name.to_owned(),
+        what: "sync what was found in",
+        source,
+    })
 }
 
 /// Whether there is a log at all.

@@ -261,7 +261,7 @@ fn frames_that_are_missing_at_the_end_of_a_sealed_segment_are_found() {
     let sealed = log.segments()[0].bytes;
     media.truncate(&name_of(1), sealed - one).expect("cut");
     let (log, _) = open(&disk).expect("the end is whole");
-    assert!(matches!(log.check(1), Err(LogError::Missing { .. })));
+    assert!(matches!(log.check(1), Err(LogError::Damaged { .. })));
 }
 
 #[test]

@@ -131,7 +131,8 @@ impl Living {
         }
         self.put_down().await;
         let opened = self.house.look();
-        if let (Ok(store), Rot::Log(..) | Rot::Backup(..)) = (&opened, rot) {
+        // A backup that was found damaged once is not looked at again: nobody will take it for one.
+        if let (Ok(store), Rot::Log(..)) = (&opened, rot) {
             ensure!(
                 !store.verify().is_clean(),
                 "{rot:?} was never mended, and is not found any more"
