@@ -84,11 +84,14 @@ pub struct Question {
     pub restored: Arc<BTreeMap<String, Vec<Fact>>>,
 }
 
+/// How something is asked for.
+type Ask = Box<dyn Fn(&Store) -> Result<Found, ReadError> + Send + Sync>;
+
 /// Something that was acknowledged.
 pub struct Fact {
     /// What it is about.
     pub name: String,
-    ask: Box<dyn Fn(&Store) -> Result<Found, ReadError> + Send + Sync>,
+    ask: Ask,
 }
 
 /// What a store says to a fact.

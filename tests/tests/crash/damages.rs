@@ -22,10 +22,6 @@ const DAMAGES: u32 = 100;
 const NAMED_MAX: usize = 20;
 
 #[test]
-#[expect(
-    clippy::print_stdout,
-    reason = "the figures of a run are what its log is read for"
-)]
 fn no_damage_is_served_as_truth_and_none_goes_unsaid() -> Result<()> {
     let damages = u64::from(programs::trials("GROVE_TESTS_DAMAGES", DAMAGES)?);
     let seeds = match programs::trials("GROVE_TESTS_SEED", u32::MAX)? {

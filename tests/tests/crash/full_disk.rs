@@ -43,7 +43,7 @@ const LETTERS_MAX: u32 = 200;
 /// A daemon whose disk failed ends within this time, on a loaded machine.
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
 /// A letter that waits for its next try, a minute or somewhat more away, leaves, and its outcome is committed.
-const OUT_WITHIN: Duration = Duration::from_secs(120);
+const OUT_WITHIN: Duration = Duration::from_mins(2);
 
 /// A daemon on a disk of its own.
 struct OnDisk<'a> {

@@ -37,10 +37,6 @@ struct Tally {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(
-    clippy::print_stdout,
-    reason = "the figures of a run are what its log is read for"
-)]
 async fn a_disk_that_fails_at_any_call_costs_nothing_acknowledged() -> Result<()> {
     let prepared = Prepared::new().await?;
     // A trial waits for its disk and for its processes most of the time.
@@ -51,7 +47,7 @@ async fn a_disk_that_fails_at_any_call_costs_nothing_acknowledged() -> Result<()
     println!("a run has {calls} calls; trials: {}", chosen.len());
     let last_asked = chosen.iter().map(|(at, _)| *at).max().unwrap_or(0);
 
-    let (left, tally) = (Mutex::new(VecDeque::from(chosen)), Mutex::default());
+    let (left, tally) = (Mutex::new(chosen), Mutex::default());
     tokio::join!(
         work(&mut one, &left, &tally),
         work(&mut other, &left, &tally)

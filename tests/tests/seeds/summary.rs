@@ -33,15 +33,19 @@ impl Progress {
     }
 
     /// One more is lived, and perhaps has failed: that is told at once.
+    #[expect(
+        clippy::print_stdout,
+        reason = "who waits for hours wants to see how far it is"
+    )]
     pub(super) fn one_more(&self, seed: u64, why: Option<&str>) {
         if let Some(why) = why {
             self.failed.fetch_add(1, Ordering::Relaxed);
-            eprintln!("seed {seed} fails: {why}");
+            println!("seed {seed} fails: {why}");
         }
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
         if done.is_multiple_of(self.every) && done < self.of {
             let failed = self.failed.load(Ordering::Relaxed);
-            eprintln!("{done} of {} seeds, {failed} failed", self.of);
+            println!("{done} of {} seeds, {failed} failed", self.of);
         }
     }
 }

@@ -68,10 +68,6 @@ struct Doors {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(
-    clippy::print_stdout,
-    reason = "the figures of a run are what its log is read for"
-)]
 async fn rolling_restarts_refuse_nobody_and_lose_nothing() -> Result<()> {
     let restarts = programs::trials("GROVE_TESTS_RESTARTS", RESTARTS)?;
     let prepared = Prepared::new().await?;
