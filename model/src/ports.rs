@@ -368,3 +368,36 @@ pub async fn sleep_in_naps(now: impl Fn() -> PolicyTime, at: PolicyTime) {
         tokio::time::sleep(left.min(NAP)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicI64;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    /// It slept for as long as was left at its beginning, whatever the clock did meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn a_sleeper_follows_a_clock_that_is_set() {
+        for (set_to, minutes) in [(2 * HOUR_MS, 31), (-HOUR_MS, 151)] {
+            let begun = Instant::now();
+            let ahead = Arc::new(AtomicI64::new(0));
+            let clock = Arc::clone(&ahead);
+            let now = move || {
+                let passed = PolicyTime::default().after(begun.elapsed()).as_millis();
+                PolicyTime::from_millis(passed + clock.load(Ordering::Relaxed))
+            };
+            let sleeper =
+                tokio::spawn(sleep_in_naps(now, PolicyTime::from_millis(HOUR_MS * 3 / 2)));
+            tokio::time::sleep(Duration::from_mins(30)).await;
+            ahead.store(set_to, Ordering::Relaxed);
+            sleeper.await.unwrap();
+            let most = Duration::from_mins(minutes);
+            assert!(begun.elapsed() <= most, "{:?}", begun.elapsed());
+            assert!(begun.elapsed() + NAP >= most, "{:?}", begun.elapsed());
+        }
+    }
+}

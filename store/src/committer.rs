@@ -225,12 +225,7 @@ impl Committer {
             self.shared.events.send(Arc::new(events)).ok();
         }
         if due != DueMark::NOTHING {
-            self.shared.due.send_modify(|mark| {
-                *mark = DueMark {
-                    version: mark.version + 1,
-                    ..due
-                };
-            });
+            self.shared.due.tell(due);
         }
     }
 

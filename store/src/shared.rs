@@ -51,6 +51,13 @@ pub struct DueMark {
     pub version: u64,
 }
 
+/// Who watches for due marks, in the order in which they asked. Each has a channel of its own: those who wait at
+/// one `watch` channel are woken in an order of chance, and nothing may depend on chance that is not passed in.
+#[derive(Debug, Default)]
+pub(crate) struct DueWatchers {
+    state: Mutex<(u64, Vec<watch::Sender<DueMark>>)>,
+}
+
 /// The limits that the committer works within.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -81,7 +88,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) format: AtomicU8,
     pub(crate) events: broadcast::Sender<Arc<Vec<LoggedEvent>>>,
-    pub(crate) due: watch::Sender<DueMark>,
+    pub(crate) due: DueWatchers,
     pub(crate) failed: watch::Sender<Option<String>>,
     /// The first row that was met and could not be read, since the rows were last found good.
     pub(crate) damage: watch::Sender<Option<String>>,
@@ -115,6 +122,35 @@ impl DueMark {
     }
 }
 
+// === impl DueWatchers ===
+
+impl DueWatchers {
+    pub(crate) fn watch(&self) -> watch::Receiver<DueMark> {
+        let (version, watchers) = &mut *self.lock();
+        let (tell, watch) = watch::channel(DueMark {
+            version: *version,
+            ..DueMark::NOTHING
+        });
+        watchers.push(tell);
+        watch
+    }
+
+    /// Tells everybody who still watches.
+    pub(crate) fn tell(&self, due: DueMark) {
+        let (version, watchers) = &mut *self.lock();
+        *version += 1;
+        let mark = DueMark {
+            version: *version,
+            ..due
+        };
+        watchers.retain(|watcher| watcher.send(mark).is_ok());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (u64, Vec<watch::Sender<DueMark>>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 // === impl Shared ===
 
 impl Shared {
@@ -137,7 +173,7 @@ impl Shared {
             limits,
             format: AtomicU8::new(format),
             events: broadcast::Sender::new(EVENT_GROUPS_KEPT),
-            due: watch::Sender::new(DueMark::NOTHING),
+            due: DueWatchers::default(),
             failed: watch::Sender::new(None),
             damage: watch::Sender::new(None),
             work: Work::default(),

@@ -366,9 +366,9 @@ impl Store {
         self.inner.shared.events.subscribe()
     }
 
-    /// What commits add to the due table and to the queue.
+    /// What commits add to the due table and to the queue. Whoever asked first is woken first.
     pub fn due_watch(&self) -> watch::Receiver<DueMark> {
-        self.inner.shared.due.subscribe()
+        self.inner.shared.due.watch()
     }
 
     /// How the store is, now.

@@ -239,6 +239,35 @@ fn due_rows_come_in_the_order_of_time_and_wake_the_clock() {
     assert_eq!(ripe.expect("read").items, [due(-3), due(4)]);
 }
 
+/// Two tasks waited at one channel, which woke them in an order of chance: a simulated day was not the same twice.
+#[tokio::test]
+async fn who_watched_first_is_woken_first() {
+    for _ in 0..32 {
+        let (store, _) = open(&MemDisk::new());
+        let woken = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let watchers: Vec<_> = (0..3)
+            .map(|n| {
+                let (mut watch, woken) = (store.due_watch(), std::sync::Arc::clone(&woken));
+                tokio::spawn(async move {
+                    watch.changed().await.expect("the store is open");
+                    woken.lock().expect("nobody panics").push(n);
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let mut batch = Batch::new();
+        batch.put(&DueRow {
+            at: NOW,
+            work: DueWork::Notice(7),
+        });
+        commit(&store, batch).expect("committed");
+        for watcher in watchers {
+            watcher.await.expect("woken");
+        }
+        assert_eq!(*woken.lock().expect("nobody panics"), [0, 1, 2]);
+    }
+}
+
 #[test]
 fn bodies_and_messages_come_back_for_their_tenant_only() {
     let disk = MemDisk::new();
