@@ -260,7 +260,7 @@ async fn who_watched_first_is_woken_first() {
             at: NOW,
             work: DueWork::Notice(7),
         });
-        commit(&store, batch).expect("committed");
+        store.commit(batch).await.expect("committed");
         for watcher in watchers {
             watcher.await.expect("woken");
         }

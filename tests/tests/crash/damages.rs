@@ -1,5 +1,6 @@
 //! One damage at a time in any file of a store: whatever it is, nothing acknowledged is lost in silence, and no wrong answer is
-//! given. How many: `DAMAGES` of the Makefile (`GROVE_TESTS_DAMAGES`); `GROVE_TESTS_SEED` plants one again.
+//! given. How many: `DAMAGES` of the Makefile (`GROVE_TESTS_DAMAGES`); `GROVE_TESTS_FIRST_SEED`
+//! says from which on, `GROVE_TESTS_SEED` plants one again.
 
 use std::{
     ops::Range,
@@ -24,8 +25,9 @@ const NAMED_MAX: usize = 20;
 #[test]
 fn no_damage_is_served_as_truth_and_none_goes_unsaid() -> Result<()> {
     let damages = u64::from(programs::trials("GROVE_TESTS_DAMAGES", DAMAGES)?);
+    let first = u64::from(programs::trials("GROVE_TESTS_FIRST_SEED", 0)?);
     let seeds = match programs::trials("GROVE_TESTS_SEED", u32::MAX)? {
-        u32::MAX => 0..damages,
+        u32::MAX => first..first + damages,
         seed => u64::from(seed)..u64::from(seed) + 1,
     };
     let (tally, failed) = plant_all(seeds)?;
