@@ -241,8 +241,18 @@ fn find_end(media: &dyn Media, segment: &Segment) -> Result<End, LogError> {
         tail: Vec::new(),
     };
     let damage = loop {
+        let behind_last = reader.offset();
         let next = reader.peek();
         end.offset = reader.offset();
+        // What fills a group's last sector up is zeros. Anything else is a frame whose first bytes are damaged or torn.
+        if end.offset > behind_last && is_written(media, segment, behind_last, end.offset)? {
+            end.offset = behind_last;
+            break Some(LogError::Damaged {
+                segment: segment.name.clone(),
+                offset: behind_last,
+                why: "no frame starts here",
+            });
+        }
         let frame = match next {
             Ok(None) => break None,
             Ok(Some(head)) if head.seq == end.next_seq => reader.take(&head),
@@ -263,8 +273,22 @@ fn find_end(media: &dyn Media, segment: &Segment) -> Result<End, LogError> {
     Ok(end)
 }
 
+/// Whether anything but zeros stands between two places.
+fn is_written(media: &dyn Media, segment: &Segment, from: u64, to: u64) -> Result<bool, LogError> {
+    Ok(written_len(&read_piece(media, segment, from, to)?) > 0)
+}
+
 fn read_tail(media: &dyn Media, segment: &Segment, from: u64) -> Result<Vec<u8>, LogError> {
-    let mut tail = vec![0; usize::try_from(segment.end - from).unwrap_or(usize::MAX)];
+    read_piece(media, segment, from, segment.end)
+}
+
+fn read_piece(
+    media: &dyn Media,
+    segment: &Segment,
+    from: u64,
+    to: u64,
+) -> Result<Vec<u8>, LogError> {
+    let mut tail = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
     let read = media.read_at(&segment.name, from, &mut tail);
     let read = read.map_err(|source| LogError::Io {
         segment: segment.name.clone(),

@@ -171,6 +171,30 @@ fn a_flipped_bit_in_the_last_group_is_no_torn_tail() {
     }
 }
 
+/// The same where the rest of the group looks like a reserve: values of zeros.
+#[test]
+fn a_flipped_bit_before_zeros_is_no_torn_tail() {
+    let group = [frame(2, 2, &[0; 300]), frame(3, 2, &[0; 1500])].concat();
+    for at in 0..group.len() {
+        let disk = MemDisk::new();
+        let (log, _) = open(&disk).expect("opens");
+        append(&log, 1);
+        let start = end_of(&log).next_multiple_of(512);
+        let media = disk.attach().0;
+        media
+            .write_at(&name_of(1), start as u64, &group)
+            .expect("written");
+        media.sync(&name_of(1)).expect("synced");
+        assert!(disk.flip(&name_of(1), start + at));
+        // A sector of nothing but zeros is as it was in the reserve: there nobody can tell.
+        let Err(why) = open(&disk) else {
+            assert!(at >= 32, "{at}");
+            continue;
+        };
+        assert!(why.to_string().contains(&name_of(1)), "{at}: {why}");
+    }
+}
+
 #[test]
 fn a_segment_that_was_cut_is_refused_wherever_it_was_cut() {
     let (_, end) = two_groups(&MemDisk::new(), 3);
