@@ -15,7 +15,7 @@ use std::{
 use anyhow::Context;
 use inboxgrove_actors::platform::Platform;
 use inboxgrove_model::{PolicyTime, WallTime, ports::Blocking};
-use inboxgrove_store::{CompactionReport, Store};
+use inboxgrove_store::Store;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -25,8 +25,6 @@ use crate::{
     http::admin_views::{store_backup, store_compaction, store_rewrite, store_verify},
 };
 
-/// The log is compacted in pieces of about this size: a backup or a rebuild that is asked for comes in between.
-const COMPACT_BYTES: u64 = 256 << 20;
 /// Rows that could not be healed are tried again after this: it reads a whole backup each time.
 const HEAL_AGAIN_AFTER: Duration = Duration::from_hours(1);
 
@@ -211,17 +209,9 @@ async fn back_up(platform: &Platform, upkeep: &Upkeep) {
     }
 }
 
-/// Compacts the whole log, in pieces.
+/// Compacts the whole log.
 pub(crate) fn compact(store: &Store, now: PolicyTime) -> anyhow::Result<Value> {
-    let mut sum = CompactionReport::default();
-    while !sum.all {
-        let step = store.compact_some(now, COMPACT_BYTES)?;
-        sum.segments += step.segments;
-        sum.changed += step.changed;
-        sum.freed_bytes += step.freed_bytes;
-        sum.all = step.all;
-    }
-    Ok(store_compaction(&sum))
+    Ok(store_compaction(&store.compact(now)?))
 }
 
 /// Writes all rows into a fresh file.

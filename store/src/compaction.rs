@@ -24,6 +24,8 @@ use crate::{
 
 /// Rows looked at at once.
 const SCAN_ROWS: usize = 1000;
+/// What [`Store::compact`] reads between two moments at which a backup or a rebuild that waits can come in.
+const PIECE_BYTES: u64 = 256 << 20;
 /// Bodies that are known to be named at once: some fifty megabytes. Segments with more wait for another walk
 /// through the messages.
 const BODIES_MAX: usize = 1_000_000;
@@ -72,7 +74,7 @@ impl Store {
         self.inner.shared.compacted_to.store(0, Ordering::Relaxed);
         let mut sum = CompactionReport::default();
         while !sum.all {
-            let step = self.compact_some(now, u64::MAX)?;
+            let step = self.compact_some(now)?;
             sum.segments += step.segments;
             sum.changed += step.changed;
             sum.freed_bytes += step.freed_bytes;
@@ -81,12 +83,8 @@ impl Store {
         Ok(sum)
     }
 
-    /// As [`Store::compact`], but goes on where the last one ended, and reads about `bytes_max` of the log.
-    pub fn compact_some(
-        &self,
-        now: PolicyTime,
-        bytes_max: u64,
-    ) -> Result<CompactionReport, ReadError> {
+    /// Goes on where the last piece ended.
+    fn compact_some(&self, now: PolicyTime) -> Result<CompactionReport, ReadError> {
         let shared = &self.inner.shared;
         let _alone = shared.maintain();
         // Rows that only the log has must stay there; and of every frame that is sealed by now the rows
@@ -96,7 +94,7 @@ impl Store {
             committer.shared.log.segments()
         });
         let from = shared.compacted_to.load(Ordering::Relaxed);
-        let chosen = choose(&segments.unwrap_or_default(), from, bytes_max);
+        let chosen = choose(&segments.unwrap_or_default(), from, PIECE_BYTES);
         let mut report = CompactionReport::default();
         let (Some((first, _)), Some((_, end))) = (chosen.first(), chosen.last()) else {
             shared.compacted_to.store(0, Ordering::Relaxed);

@@ -241,18 +241,8 @@ fn find_end(media: &dyn Media, segment: &Segment) -> Result<End, LogError> {
         tail: Vec::new(),
     };
     let damage = loop {
-        let behind_last = reader.offset();
         let next = reader.peek();
         end.offset = reader.offset();
-        // What fills a group's last sector up is zeros. Anything else is a frame whose first bytes are damaged or torn.
-        if end.offset > behind_last && is_written(media, segment, behind_last, end.offset)? {
-            end.offset = behind_last;
-            break Some(LogError::Damaged {
-                segment: segment.name.clone(),
-                offset: behind_last,
-                why: "no frame starts here",
-            });
-        }
         let frame = match next {
             Ok(None) => break None,
             Ok(Some(head)) if head.seq == end.next_seq => reader.take(&head),
@@ -273,22 +263,8 @@ fn find_end(media: &dyn Media, segment: &Segment) -> Result<End, LogError> {
     Ok(end)
 }
 
-/// Whether anything but zeros stands between two places.
-fn is_written(media: &dyn Media, segment: &Segment, from: u64, to: u64) -> Result<bool, LogError> {
-    Ok(written_len(&read_piece(media, segment, from, to)?) > 0)
-}
-
 fn read_tail(media: &dyn Media, segment: &Segment, from: u64) -> Result<Vec<u8>, LogError> {
-    read_piece(media, segment, from, segment.end)
-}
-
-fn read_piece(
-    media: &dyn Media,
-    segment: &Segment,
-    from: u64,
-    to: u64,
-) -> Result<Vec<u8>, LogError> {
-    let mut tail = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
+    let mut tail = vec![0; usize::try_from(segment.end - from).unwrap_or(usize::MAX)];
     let read = media.read_at(&segment.name, from, &mut tail);
     let read = read.map_err(|source| LogError::Io {
         segment: segment.name.clone(),
@@ -316,8 +292,7 @@ fn written_len(tail: &[u8]) -> usize {
 /// which are zeros then, as in the reserve; what a write that was cut short leaves out is the frame's end, which is never zero. Then its group was acknowledged, or might have been, and what is wrong with it
 /// came later.
 fn reached_the_disk(offset: u64, tail: &[u8]) -> bool {
-    let strange = |(found, wanted): (&u8, &u8)| *found != 0 && found != wanted;
-    if tail.iter().zip(&MAGIC).any(strange) {
+    if !may_have_begun(offset, tail) {
         return true;
     }
     let Some(start) = tail.first_chunk::<HEAD_LEN>() else {
@@ -326,6 +301,15 @@ fn reached_the_disk(offset: u64, tail: &[u8]) -> bool {
     let len = Head::parse(start).map(|head| head.frame_len());
     len.is_ok_and(|len| all_sectors_written(offset, tail, len))
         || lies_about_its_length(tail, *start)
+}
+
+/// Whether what stands in the first sector of a tail can be the beginning of a frame, be it cut short: its magic, or the
+/// first bytes of that and zeros, or nothing at all. Zeros between two groups that have rotted are none of these.
+fn may_have_begun(offset: u64, tail: &[u8]) -> bool {
+    let left = usize::try_from(SECTOR - offset % SECTOR).expect("a sector is small");
+    let first = &tail[..left.min(tail.len())];
+    let written = written_len(first);
+    first.starts_with(&MAGIC) || MAGIC.starts_with(&first[..written])
 }
 
 /// Whether a frame of this length has its end, and none of the sectors that it is in is as it was in the reserve.
