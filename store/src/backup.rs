@@ -19,7 +19,6 @@ use crate::{
     engine::{Engine, RawRow, Write},
     log::{Log, LogError},
     media::{DirMedia, Media, copy_out, private, sync_parent},
-    migrate::FORMAT_NEWEST,
     shared::Shared,
 };
 
@@ -320,7 +319,8 @@ impl Place<'_> {
         let text = fs::read(self.0.join(MANIFEST)).map_err(self.failed())?;
         let manifest: Manifest =
             checked::decode(&text).map_err(|why| self.damaged(format!("its manifest: {why}")))?;
-        if manifest.version != 1 || manifest.format > FORMAT_NEWEST {
+        // Its format is no matter here: the log since may have been taken back to an older one.
+        if manifest.version != 1 {
             return Err(self.damaged("a newer daemon made it"));
         }
         Ok(manifest)

@@ -122,6 +122,10 @@ impl Committer {
         (self.unflushed > 0).then(|| every.saturating_sub(self.flushed_at.elapsed()))
     }
 
+    pub(crate) fn count_unflushed(&mut self, bytes: usize) {
+        self.unflushed += bytes as u64;
+    }
+
     /// Flushes the rows. A failure is final.
     pub(crate) fn checkpoint(&mut self) {
         if self.shared.failure().is_some() {
@@ -215,7 +219,7 @@ impl Committer {
             applied.map_err(|why| why.to_string())
         }));
         let written = written.unwrap_or_else(|panic| Err(panic_text(panic.as_ref())));
-        self.unflushed += group.bytes.len() as u64;
+        self.count_unflushed(group.bytes.len());
         written.inspect_err(|why| self.shared.fail(why))
     }
 
@@ -236,7 +240,7 @@ impl Committer {
         }
     }
 
-    fn refuse_if_disk_low(&self, essential: bool) -> Result<(), CommitError> {
+    pub(crate) fn refuse_if_disk_low(&self, essential: bool) -> Result<(), CommitError> {
         match self.shared.health() {
             StoreHealth::DiskLow { free, floor } if !essential || free < floor / 4 => {
                 Err(CommitError::DiskLow { free, floor })

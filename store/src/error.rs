@@ -182,7 +182,10 @@ pub enum OpenError {
         log: u64,
     },
     /// A newer daemon wrote it.
-    #[error("the store has format {found}, this daemon knows up to {newest}")]
+    #[error(
+        "the store has format {found}, this daemon knows up to {newest}: run the newer release, or let it take the store \
+         back (`inboxgrove store migrate down --format {newest}`)"
+    )]
     Format {
         /// The format it has.
         found: u8,

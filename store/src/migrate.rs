@@ -1,21 +1,22 @@
 //! Formats: which versions of rows a store's daemons write. A new daemon reads every version and writes
 //! what the one before reads, until an operator migrates up; down again is the way back.
 //!
-//! The format is a row of the table `meta`, written through the log like every row.
+//! The format is a row of the table `meta`, written through the log like every row. It is never lower than that of
+//! any row: up it is written before the first row, down after the last. So wherever a migration ends early, a daemon
+//! that could not read all rows refuses the store, and the same migration may be asked for again.
 
-use std::{path::Path, sync::Arc, sync::atomic::Ordering};
+use std::sync::{Arc, atomic::Ordering};
 
 use inboxgrove_model::ports::Rng;
 
 use crate::{
-    CommitError, EngineError, Keys, OpenError, Options, ReadError, Store, TableId,
+    CommitError, EngineError, OpenError, Options, ReadError, Store, TableId,
     committer::Committer,
     engine::{Engine, RawRow},
     frame::{FrameWriter, Item},
     log::Log,
     row,
     store::damaged,
-    table::RowError,
     tables,
 };
 
@@ -25,11 +26,10 @@ pub const FORMAT_OLDEST: u8 = 1;
 pub const FORMAT_NEWEST: u8 = 1;
 
 const FORMAT_KEY: &[u8] = b"\0format";
-/// Rows looked at between two commits.
+/// Rows looked at between two commits: at most 4 MB are written at once.
 const STEP_ROWS: usize = 1000;
-
-/// Makes the bytes of a row as of a format: table, key, row in clear, format.
-pub(crate) type Recode = fn(TableId, &[u8], &[u8], u8) -> Result<Vec<u8>, RowError>;
+/// How often a long migration says how far it is.
+const SAY_EVERY_ROWS: u64 = 100_000;
 
 /// What a migration has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,8 @@ pub struct MigrateReport {
     pub rewritten: u64,
 }
 
-/// Why a store was not migrated. What was rewritten until then can be read by both formats' daemons.
+/// Why a store was not migrated, or not to the end. The same migration may be asked for again, and so may the way back;
+/// until one of them has been to its end, the store belongs to daemons of the newer of the two formats.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
     /// The store cannot be opened.
@@ -55,81 +56,63 @@ pub enum MigrateError {
     #[error(transparent)]
     Commit(#[from] CommitError),
     /// There is no such format.
-    #[error("format {wanted} is not between {FORMAT_OLDEST} and {FORMAT_NEWEST}")]
+    #[error("format {wanted} is not between {FORMAT_OLDEST} and {newest}")]
     NoSuchFormat {
         /// The one that was asked for.
         wanted: u8,
+        /// The newest that this daemon knows.
+        newest: u8,
     },
 }
 
 /// Brings a store that is not open to the newest format.
-pub fn migrate_up(
-    dir: &Path,
-    keys: Keys,
-    rng: Arc<dyn Rng>,
-) -> Result<MigrateReport, MigrateError> {
-    Store::open(Options::new(dir, keys), rng)?
-        .0
-        .migrate(FORMAT_NEWEST)
+pub fn migrate_up(options: Options, rng: Arc<dyn Rng>) -> Result<MigrateReport, MigrateError> {
+    let newest = options.format_newest;
+    Store::open(options, rng)?.0.migrate(newest)
 }
 
 /// Brings a store that is not open back to a format that older daemons read.
 pub fn migrate_down(
-    dir: &Path,
-    keys: Keys,
+    options: Options,
     rng: Arc<dyn Rng>,
     format: u8,
 ) -> Result<MigrateReport, MigrateError> {
-    Store::open(Options::new(dir, keys), rng)?.0.migrate(format)
+    Store::open(options, rng)?.0.migrate(format)
 }
 
 impl Store {
-    /// Rewrites every row as of a format, for whoever has the store open. Nobody else may commit meanwhile.
+    /// Rewrites every row as of a format, for whoever has the store open. Nobody else may commit meanwhile: what is
+    /// handed over already is in rows of the old format.
     pub fn migrate(&self, format: u8) -> Result<MigrateReport, MigrateError> {
-        if !(FORMAT_OLDEST..=FORMAT_NEWEST).contains(&format) {
-            return Err(MigrateError::NoSuchFormat { wanted: format });
+        let newest = self.inner.shared.limits.format_newest;
+        if !(FORMAT_OLDEST..=newest).contains(&format) {
+            return Err(MigrateError::NoSuchFormat {
+                wanted: format,
+                newest,
+            });
         }
-        self.rewrite(format, tables::recode)
-    }
-
-    /// Rewrites every row that `recode` makes other bytes of.
-    pub(crate) fn rewrite(
-        &self,
-        format: u8,
-        recode: Recode,
-    ) -> Result<MigrateReport, MigrateError> {
         let gone = || CommitError::Failed {
             why: "the committer has ended".to_owned(),
         };
         let done = self
             .inner
             .queue
-            .alone(move |committer| committer.rewrite(format, recode));
+            .alone(move |committer| committer.migrate(format));
         done.unwrap_or_else(|| Err(gone().into()))
     }
 }
 
 impl Committer {
-    fn rewrite(&mut self, format: u8, recode: Recode) -> Result<MigrateReport, MigrateError> {
-        let shared = Arc::clone(&self.shared);
-        let from = shared.format();
-        let mut rewritten = 0;
-        let mut next = vec![TableId::Tenant.byte()];
-        loop {
-            let rows = shared.engine.scan(&next, None, STEP_ROWS);
-            let rows = rows.map_err(ReadError::from)?;
-            let Some((last, _)) = rows.last() else { break };
-            next = [last.as_slice(), &[0]].concat();
-            let mut changed = Vec::new();
-            for (key, value) in &rows {
-                changed.extend(self.rewrite_row(key, value, format, recode)?);
-            }
-            rewritten += changed.len() as u64;
-            self.write_rows(&changed)?;
+    fn migrate(&mut self, format: u8) -> Result<MigrateReport, MigrateError> {
+        let from = self.shared.format();
+        let up = format > from;
+        if up {
+            self.write_format(format)?;
         }
-        let row = format_row(format, self.rng.as_ref());
-        self.write_rows(&[row])?;
-        shared.format.store(format, Ordering::Release);
+        let rewritten = self.rewrite_rows(format)?;
+        if !up {
+            self.write_format(format)?;
+        }
         self.checkpoint();
         Ok(MigrateReport {
             from,
@@ -138,13 +121,46 @@ impl Committer {
         })
     }
 
+    fn write_format(&mut self, format: u8) -> Result<(), CommitError> {
+        let row = format_row(format, self.rng.as_ref());
+        self.write_rows(&[row])?;
+        self.shared.format.store(format, Ordering::Release);
+        Ok(())
+    }
+
+    /// Every row as of a format; how many were written anew.
+    fn rewrite_rows(&mut self, format: u8) -> Result<u64, MigrateError> {
+        let shared = Arc::clone(&self.shared);
+        let (mut rewritten, mut seen) = (0, 0);
+        let mut next = vec![TableId::Tenant.byte()];
+        loop {
+            let rows = shared.engine.scan(&next, None, STEP_ROWS);
+            let rows = rows.map_err(ReadError::from)?;
+            let Some((last, _)) = rows.last() else { break };
+            next = [last.as_slice(), &[0]].concat();
+            let mut changed = Vec::new();
+            for (key, value) in &rows {
+                changed.extend(self.rewrite_row(key, value, format)?);
+            }
+            rewritten += changed.len() as u64;
+            self.refuse_if_disk_low(false)?;
+            self.write_rows(&changed)?;
+            self.checkpoint_if_due();
+            let before = seen / SAY_EVERY_ROWS;
+            seen += rows.len() as u64;
+            if seen / SAY_EVERY_ROWS > before {
+                tracing::info!(format, rows = seen, rewritten, "migrating");
+            }
+        }
+        Ok(rewritten)
+    }
+
     /// The row in its new bytes, if they differ.
     fn rewrite_row(
         &self,
         key: &[u8],
         value: &[u8],
         format: u8,
-        recode: Recode,
     ) -> Result<Option<RawRow>, ReadError> {
         let keys = &self.shared.data_keys;
         let (Some(table), short) = (TableId::from_byte(key[0]), &key[1..]) else {
@@ -152,7 +168,7 @@ impl Committer {
         };
         let (tenant, old) =
             row::unframe_whose(table, key, value, keys).map_err(|why| damaged(key, why))?;
-        let new = recode(table, short, &old, format).map_err(|why| damaged(key, why))?;
+        let new = tables::recode(table, short, &old, format).map_err(|why| damaged(key, why))?;
         if new == *old {
             return Ok(None);
         }
@@ -167,6 +183,11 @@ impl Committer {
             return Ok(());
         }
         let written = append_rows(&self.shared.log, self.shared.engine.as_ref(), rows);
+        self.count_unflushed(
+            rows.iter()
+                .map(|(key, value)| key.len() + value.len())
+                .sum(),
+        );
         written.map_err(|why| {
             self.shared.fail(&why);
             CommitError::Failed {
@@ -176,7 +197,7 @@ impl Committer {
     }
 }
 
-/// The format of a store; `None` in one that is new.
+/// The format of a store, known or not; `None` in one that is new.
 pub(crate) fn stored_format(engine: &dyn Engine) -> Result<Option<u8>, OpenError> {
     let Some(value) = engine.get(FORMAT_KEY)? else {
         return Ok(None);
@@ -185,20 +206,24 @@ pub(crate) fn stored_format(engine: &dyn Engine) -> Result<Option<u8>, OpenError
         let why = "its row is damaged";
         return Err(EngineError::new("read the store's format", why).into());
     };
-    let found = *found;
-    if found > FORMAT_NEWEST {
-        return Err(OpenError::Format {
-            found,
-            newest: FORMAT_NEWEST,
-        });
-    }
-    Ok(Some(found))
+    Ok(Some(*found))
 }
 
-/// Writes down the format of a new store: the newest.
-pub(crate) fn write_format(log: &Log, engine: &dyn Engine, rng: &dyn Rng) -> Result<u8, OpenError> {
-    append_rows(log, engine, &[format_row(FORMAT_NEWEST, rng)])?;
-    Ok(FORMAT_NEWEST)
+/// The format to write in: that of the store, which must be known, or the newest in a new one.
+pub(crate) fn settle_format(
+    log: &Log,
+    engine: &dyn Engine,
+    newest: u8,
+    rng: &dyn Rng,
+) -> Result<u8, OpenError> {
+    match stored_format(engine)? {
+        Some(found) if found > newest => Err(OpenError::Format { found, newest }),
+        Some(found) => Ok(found),
+        None => {
+            append_rows(log, engine, &[format_row(newest, rng)])?;
+            Ok(newest)
+        }
+    }
 }
 
 fn format_row(format: u8, rng: &dyn Rng) -> RawRow {

@@ -18,7 +18,7 @@ use crate::{
     frame::Item,
     log::{Log, LogError, READ_BYTES_MAX},
     media::{DirMedia, Media},
-    migrate,
+    migrate::{self, FORMAT_NEWEST},
     shared::{Limits, Shared},
     store::Inner,
 };
@@ -45,6 +45,9 @@ pub struct Options {
     /// Whether upkeep (compaction, rewriting, verifying) rests as long as it works, so that commits do not
     /// wait for it.
     pub upkeep_rests: bool,
+    /// The newest format that this daemon knows: a new store gets it, a store of a newer one is refused. Only who plays a
+    /// daemon of another release sets it.
+    pub format_newest: u8,
 }
 
 /// What opening has found and done.
@@ -85,6 +88,7 @@ impl Options {
             checkpoint_bytes: 16 << 20,
             checkpoint_every: Duration::from_secs(30),
             upkeep_rests: true,
+            format_newest: FORMAT_NEWEST,
         }
     }
 
@@ -95,6 +99,7 @@ impl Options {
             checkpoint_every: self.checkpoint_every,
             events_kept: self.events_kept,
             upkeep_rests: self.upkeep_rests,
+            format_newest: self.format_newest,
         }
     }
 }
@@ -197,12 +202,9 @@ fn bring_up(
     report.created = new;
     let rows = found.settle(&media, shelf, &log, report)?;
     let engine = rows.current();
-    let format = match migrate::stored_format(engine.as_ref())? {
-        Some(format) => format,
-        None => migrate::write_format(&log, engine.as_ref(), rng)?,
-    };
-    report.position = log.next_seq() - 1;
     let limits = options.limits();
+    let format = migrate::settle_format(&log, engine.as_ref(), limits.format_newest, rng)?;
+    report.position = log.next_seq() - 1;
     let opened = report.clone();
     let live_bytes = BackupList::read(media.as_ref()).live_bytes();
     let shared = Shared::new(media, rows, log, data_keys, limits, format, opened);

@@ -11,7 +11,7 @@ use std::{
 use inboxgrove_model::ports::Rng;
 
 use crate::{
-    BackupError, OpenReport, Options, Store, backup,
+    BackupError, OpenError, OpenReport, Options, Store, backup,
     engine::{EngineOpenError, sled::SledEngine},
     generations::FIRST,
     media::{private, sync_parent},
@@ -29,6 +29,10 @@ pub fn restore(
         source,
     };
     let manifest = backup::verify(from)?;
+    if manifest.format > into.format_newest {
+        let (found, newest) = (manifest.format, into.format_newest);
+        return Err(Box::new(OpenError::Format { found, newest }).into());
+    }
     make_empty(&into.dir).map_err(failed)?;
     let engine = SledEngine::open(&into.dir.join(FIRST), into.cache_bytes);
     let engine = engine.map_err(EngineOpenError::why)?;

@@ -66,6 +66,7 @@ pub(crate) struct Limits {
     pub(crate) checkpoint_every: Duration,
     pub(crate) events_kept: Duration,
     pub(crate) upkeep_rests: bool,
+    pub(crate) format_newest: u8,
 }
 
 /// What has been done since the store was opened.

@@ -5,6 +5,7 @@ mod disk;
 mod face;
 mod fresh_rows;
 mod healing;
+mod migration;
 mod rules;
 mod upkeep;
 

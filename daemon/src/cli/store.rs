@@ -205,12 +205,12 @@ fn migrated(
     format: Option<u8>,
 ) -> anyhow::Result<Value> {
     let keys = installation_keys(config, &**rng)?;
-    let dir = store_dir(config);
+    let (options, rng) = (store_options(config, keys), Arc::clone(rng));
     let report: MigrateReport = match way {
-        Way::Up => migrate_up(&dir, keys, Arc::clone(rng))?,
+        Way::Up => migrate_up(options, rng)?,
         Way::Down => {
             let format = format.context("--format is needed to go down")?;
-            migrate_down(&dir, keys, Arc::clone(rng), format)?
+            migrate_down(options, rng, format)?
         }
     };
     Ok(json!({ "from": report.from, "to": report.to, "rewritten": report.rewritten }))

@@ -32,9 +32,21 @@ impl Record for Inbox {
         codec::write_cut(v1::VERSION, |cut| v1::Row::cut(self, cut))
     }
 
+    #[cfg(test)]
+    fn to_row_at(&self, format: u8) -> Vec<u8> {
+        match format {
+            to_come::FORMAT => codec::write_cut(to_come::VERSION, |cut| {
+                to_come::Row::new(v1::Row::cut(self, cut))
+            }),
+            _ => self.to_row(),
+        }
+    }
+
     fn from_row(_: &[u8], row: &[u8]) -> Result<Self, RowError> {
         match codec::split(row)? {
             (v1::VERSION, archive) => codec::read::<v1::Row>(archive)?.try_into(),
+            #[cfg(test)]
+            (to_come::VERSION, archive) => codec::read::<to_come::Row>(archive)?.was.try_into(),
             (version, _) => Err(RowError::UnknownVersion(version)),
         }
     }
@@ -215,6 +227,33 @@ mod v1 {
                 band: Band::from_code(row.band)?,
                 band_since: codec::policy(row.band_since),
             })
+        }
+    }
+}
+
+/// A version as a later release may bring it, for the laws of migration.
+#[cfg(test)]
+mod to_come {
+    use rkyv::{Archive, Deserialize, Serialize};
+
+    use super::v1;
+
+    /// The store's format that has it.
+    pub(super) const FORMAT: u8 = 2;
+    pub(super) const VERSION: u8 = 2;
+
+    #[derive(Archive, Serialize, Deserialize)]
+    pub(super) struct Row {
+        pub(super) was: v1::Row,
+        signature: String,
+    }
+
+    impl Row {
+        pub(super) fn new(was: v1::Row) -> Self {
+            Self {
+                was,
+                signature: "what version 1 has no room for".to_owned(),
+            }
         }
     }
 }

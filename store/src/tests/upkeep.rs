@@ -1,14 +1,11 @@
-//! Backup, restore, compaction, verification, migration.
+//! Backup, restore, compaction, verification.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use inboxgrove_model::{message::Message, notice::Notice};
 
-use super::{NOW, commit, event, open, options, put, rng, wait};
-use crate::{
-    Batch, LogError, MemDisk, OpenError, RowError, Scope, SeedPlan, Seeded, Store, TableId, backup,
-    restore,
-};
+use super::{NOW, commit, open, options, put, rng, wait};
+use crate::{Batch, LogError, MemDisk, OpenError, Scope, SeedPlan, Seeded, Store, backup, restore};
 
 fn plan() -> SeedPlan {
     SeedPlan {
@@ -287,64 +284,4 @@ fn rows_that_differ_from_backup_and_log_are_found() {
         "{:?}",
         report.problems
     );
-}
-
-#[test]
-fn formats_migrate_up_and_down_and_back() {
-    /// Format 2 of this test appends a byte to notices; format 1 has none.
-    #[expect(clippy::unnecessary_wraps, reason = "it stands for one that can fail")]
-    fn recode(table: TableId, _: &[u8], row: &[u8], format: u8) -> Result<Vec<u8>, RowError> {
-        if table != TableId::Notice {
-            return Ok(row.to_vec());
-        }
-        let plain = row.strip_suffix(&[0xFE]).unwrap_or(row);
-        let end: &[u8] = if format == 2 { &[0xFE] } else { &[] };
-        Ok([plain, end].concat())
-    }
-    let disk = MemDisk::new();
-    let (store, _) = open(&disk);
-    seed(&store);
-    let mut batch = put(1, "one");
-    batch.event(event(None, "x"));
-    commit(&store, batch).expect("committed");
-    let before = rows(&store);
-    let up = store.rewrite(2, recode).expect("migrated");
-    assert_eq!((up.from, up.to, up.rewritten), (1, 2, 1));
-    let changed = rows(&store)
-        .into_iter()
-        .filter(|row| before.get(&row.0) != Some(&row.1));
-    assert_eq!(changed.count(), 2, "the notice and the format");
-    assert_eq!(store.rewrite(2, recode).expect("again").rewritten, 0);
-    let down = store.rewrite(1, recode).expect("migrated");
-    assert_eq!((down.from, down.to, down.rewritten), (2, 1, 1));
-    assert_eq!(rows(&store), before);
-    disk.crash();
-    let (store, _) = open(&disk);
-    assert_eq!(rows(&store), before, "the way back lasts");
-    store.rewrite(2, recode).expect("migrated");
-    disk.crash();
-    let options = options(Path::new(""));
-    let newer = Store::in_memory_with(&disk, &options, rng()).expect_err("refused");
-    assert!(
-        matches!(
-            newer,
-            OpenError::Format {
-                found: 2,
-                newest: 1
-            }
-        ),
-        "{newer}"
-    );
-}
-
-#[test]
-fn only_known_formats_are_migrated_to() {
-    let disk = MemDisk::new();
-    let (store, _) = open(&disk);
-    seed(&store);
-    let before = rows(&store);
-    let report = store.migrate(1).expect("nothing to do");
-    assert_eq!((report.from, report.to, report.rewritten), (1, 1, 0));
-    assert_eq!(rows(&store), before);
-    assert!(store.migrate(2).is_err() && store.migrate(0).is_err());
 }
