@@ -4,6 +4,7 @@
 //! |---|---|
 //! | §4 append, sync, apply, answer; one sync a group | `a_group_is_written_synced_and_applied_in_this_order`, `crash::every_kind_of_failing_disk_stops_the_store_and_loses_nothing` (whoever answers before a sync or an application answers wrongly there) |
 //! | §4 the position lies in the batch of the rows | `a_row_is_never_seen_without_its_position`, `crash::nothing_acknowledged_is_lost_and_nothing_is_torn` |
+//! | §3 a lease is granted behind everything before it | `a_lease_waits_for_every_commit_before_it` |
 //! | §4 replaying is idempotent | `replaying_twice_changes_nothing` |
 //! | §4 only a torn tail is cut | `log::tests`: `what_the_rows_have_is_never_cut`, `damage_before_an_acknowledged_group_…`, `a_flipped_bit_in_the_last_group_…`, `a_segment_that_was_cut_…` |
 //! | §4.1.1 our own `sync_file_range` | `shim::tests`, `engine::sled::tests::flushes_go_through_our_own_sync` |
@@ -93,6 +94,33 @@ fn after_a_failed_sync_nothing_is_written_or_synced() {
         store.checkpoint();
         drop(store);
         assert_eq!(disk.watched(), Vec::<String>::new(), "{fault:?}");
+    }
+}
+
+/// Who gets a lease reads what its predecessor has committed, so that must be in the rows, or have failed.
+#[test]
+fn a_lease_waits_for_every_commit_before_it() {
+    for fault in [None, Some(Fault::Sync), Some(Fault::Apply)] {
+        let disk = MemDisk::new();
+        let (store, _) = open(&disk);
+        if let Some(fault) = fault {
+            disk.fail_next(fault);
+        }
+        let shared = &store.inner.shared;
+        let encoded = put(1, "x").encode(shared.data_keys.names(), shared.format());
+        let (committed, _) = queue::answer();
+        let (granted, grant) = queue::answer();
+        let requests = [
+            Request::Commit(Box::new(encoded), committed),
+            Request::Own(Owner::Clock, granted),
+        ];
+        let served = store
+            .inner
+            .queue
+            .alone(move |committer| committer.serve(requests));
+        served.expect("it runs inline");
+        let granted = super::wait(grant).expect("answered");
+        assert_eq!(granted.is_ok(), fault.is_none(), "{fault:?}");
     }
 }
 
