@@ -26,9 +26,13 @@ use segment::{CHUNK_LEN, SECTOR, SEGMENT_HEAD_LEN, SegmentHead, SegmentReader};
 /// One entry of a segment's sparse index for about this many bytes.
 const INDEX_EVERY_BYTES: u64 = 64 * 1024;
 
-/// The segment that is appended to is so long, or a multiple of it. Making it longer costs about a millisecond, and a new
-/// store takes so much room.
+/// The segment that is appended to is so long, or a multiple of it. A new store takes so much room.
 pub(crate) const RESERVE_BYTES: u64 = 1 << 20;
+
+/// It grows by this. All that are committing then wait for as long as that takes to write, some tens of milliseconds: with
+/// 256 of them that is one commit in two hundred. In smaller steps it would be one in a hundred or more, and show in the
+/// 99th percentile.
+const RESERVE_GROWS_BY: u64 = 16 << 20;
 
 /// How much is read under one lock, where much is read: the committer waits for so long at most.
 pub(crate) const READ_BYTES_MAX: u64 = 1 << 20;
@@ -382,23 +386,20 @@ impl Log {
         }
         let start = end.next_multiple_of(SECTOR);
         // At least one zero stays behind the frames: where a file ends in a frame, it was cut.
-        let wanted = (start + len + 1).next_multiple_of(RESERVE_BYTES);
-        if wanted > file_end {
-            self.extend_reserve(&name, file_end, wanted)?;
+        let least = (start + len + 1).next_multiple_of(RESERVE_BYTES);
+        if least > file_end {
+            // No further than where the segment is full and its last frames end.
+            let full = self.segment_bytes.div_ceil(RESERVE_BYTES).saturating_add(1);
+            let full = full.saturating_mul(RESERVE_BYTES);
+            let grown = (file_end + RESERVE_GROWS_BY).min(full);
+            self.extend_reserve(&name, file_end, grown.max(least))?;
         }
         Ok((name, start))
     }
 
     /// Makes the reserve of the last segment longer, on the disk before this returns.
     fn extend_reserve(&self, name: &str, from: u64, to: u64) -> Result<(), LogError> {
-        let zeros = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
-        let written = self.media.write_at(name, from, &zeros);
-        let written = written.and_then(|()| self.media.sync(name));
-        written.map_err(|source| LogError::Io {
-            segment: name.to_owned(),
-            what: "extend",
-            source,
-        })?;
+        write_zeros(self.media.as_ref(), name, from, to)?;
         if let Some(last) = self.write().segments.values_mut().next_back() {
             last.file_end = to;
         }
@@ -516,6 +517,26 @@ fn make_segment(media: &dyn Media, first: u64) -> Result<Segment, LogError> {
             source,
         }),
     }
+}
+
+/// Writes the reserve that a segment lacks, on the disk before this returns.
+fn write_zeros(media: &dyn Media, name: &str, from: u64, to: u64) -> Result<(), LogError> {
+    let zeros = vec![0; usize::try_from(RESERVE_BYTES.min(to - from)).unwrap_or(usize::MAX)];
+    let write = || {
+        let mut at = from;
+        while at < to {
+            let piece = usize::try_from(to - at).unwrap_or(usize::MAX);
+            let piece = &zeros[..piece.min(zeros.len())];
+            media.write_at(name, at, piece)?;
+            at += piece.len() as u64;
+        }
+        media.sync(name)
+    };
+    write().map_err(|source| LogError::Io {
+        segment: name.to_owned(),
+        what: "extend",
+        source,
+    })
 }
 
 /// Cuts a segment, on the disk before this returns.

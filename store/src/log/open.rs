@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Log, LogError, RESERVE_BYTES, Segment, State, cut, first_of, make_segment, name_of, note,
     segment::{SECTOR, SEGMENT_HEAD_LEN, SegmentHead, SegmentReader},
+    write_zeros,
 };
 use crate::{
     frame::{HEAD_LEN, Head, MAGIC},
@@ -218,14 +219,7 @@ fn was_cut(last: &Segment, tail: &[u8]) -> bool {
 fn complete_reserve(media: &dyn Media, last: &mut Segment) -> Result<(), LogError> {
     let whole = last.file_end.next_multiple_of(RESERVE_BYTES);
     if whole > last.file_end {
-        let zeros = vec![0; usize::try_from(whole - last.file_end).unwrap_or(usize::MAX)];
-        let written = media.write_at(&last.name, last.file_end, &zeros);
-        let written = written.and_then(|()| media.sync(&last.name));
-        written.map_err(|source| LogError::Io {
-            segment: last.name.clone(),
-            what: "extend",
-            source,
-        })?;
+        write_zeros(media, &last.name, last.file_end, whole)?;
         last.file_end = whole;
     }
     Ok(())

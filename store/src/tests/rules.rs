@@ -6,7 +6,7 @@
 //! | §4 the position lies in the batch of the rows | `a_row_is_never_seen_without_its_position`, `crash::nothing_acknowledged_is_lost_and_nothing_is_torn` |
 //! | §3 a lease is granted behind everything before it | `a_lease_waits_for_every_commit_before_it` |
 //! | §4 replaying is idempotent | `replaying_twice_changes_nothing` |
-//! | §4 only a torn tail is cut | `log::tests`: `what_the_rows_have_is_never_cut`, `damage_before_an_acknowledged_group_…`, `a_flipped_bit_in_the_last_group_…`, `a_segment_that_was_cut_…` |
+//! | §4 only a torn tail is cut | `what_the_rows_have_is_not_taken_for_a_torn_tail`, `log::tests`: `what_the_rows_have_is_never_cut`, `damage_before_an_acknowledged_group_…`, `a_flipped_bit_in_the_last_group_…`, `a_segment_that_was_cut_…` |
 //! | §4.1.1 our own `sync_file_range` | `shim::tests`, `engine::sled::tests::flushes_go_through_our_own_sync` |
 //! | §4.1.2 no value above 4 KiB, no blobs | `face::what_is_too_big_is_refused_before_anything_happens`, `engine::sled::tests::a_row_above_four_kibibytes_is_a_hard_error`, `blobs_are_found_when_the_rows_are_opened` |
 //! | §4.1.3 before opening: no half-written snapshot; a sled that does not open is moved aside | `engine::sled::tests::a_torn_snapshot_is_removed_before_opening`, `disk::a_sled_that_does_not_open_is_moved_aside_and_rebuilt` |
@@ -31,7 +31,7 @@ use std::{
 use bytes::Bytes;
 use inboxgrove_model::{TenantId, budget::BudgetKey, notice::Notice};
 
-use super::{commit, open, options, put, rng, take};
+use super::{commit, open, options, put, rng, take, try_open};
 use crate::{
     Batch, CommitError, Fault, MemDisk, Owner, Store, StoreHealth,
     committer::{Request, queue},
@@ -152,6 +152,25 @@ fn a_row_is_never_seen_without_its_position() {
         }
     });
     assert_eq!((row(), position()), (WRITES, WRITES));
+}
+
+/// What lies in the rows was acknowledged, however torn the log's end looks; and nobody writes over the evidence.
+#[test]
+fn what_the_rows_have_is_not_taken_for_a_torn_tail() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk);
+    commit(&store, put(1, &"x".repeat(1500))).expect("committed");
+    store.checkpoint();
+    let log = store.inner.shared.log.segments().pop().expect("there");
+    drop(store);
+    let media = disk.attach().0;
+    let last_sector = (log.bytes - 1) / 512 * 512;
+    let torn = media.write_at(&log.name, last_sector, &[0; 512]);
+    torn.and_then(|()| media.sync(&log.name)).expect("torn");
+    let before = disk.read(&log.name);
+    let why = try_open(&disk).expect_err("it was acknowledged");
+    assert!(why.to_string().contains("is damaged at offset"), "{why}");
+    assert_eq!(disk.read(&log.name), before);
 }
 
 #[test]
