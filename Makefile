@@ -27,7 +27,7 @@ CUTS    ?= 20
 KILLS   ?= 60
 NESTED  ?= 10
 DAMAGES ?= 100
-N       ?= 50
+N       ?= 100
 
 STORY  := package(inboxgrove-tests) & test(/^stories::/)
 SEED   := package(inboxgrove-tests) & test(/^seeds::/)

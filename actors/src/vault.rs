@@ -5,6 +5,8 @@
 //! mailbox never waits for it; commits are awaited. Its death is fatal. A restart of the process reads
 //! everything from the store; nothing else survives.
 
+mod signatory;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use aws_lc_rs::digest;
@@ -20,13 +22,15 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use self::signatory::Signatory;
 use crate::{
     context::{Context, Cx, Reply, answer},
     mailbox::{Own, Told},
     refusal::{RETRY_BUSY, Refusal},
 };
 
-/// Parsed signers that are kept. Each holds two keys, about 4 KB: parsing one costs 64 % of a signature.
+/// Parsed signers that are kept. Each holds two keys, about 4 KB, and as much of what it signed last: parsing one costs
+/// 64 % of a signature.
 const SIGNERS_MAX: usize = 4096;
 /// Those that are kept while memory is tight: the domains that send just now.
 const SIGNERS_PRESSED_MAX: usize = 256;
@@ -49,9 +53,14 @@ pub(crate) enum VaultMsg {
     /// Keys were made by the task that `MakeDkimKeys` started.
     MadeDkimKeys(TenantId, Option<Vec<FreshKey>>, Reply<Vec<DkimSelector>>),
     /// Something that signs for this domain. From outbound.
-    Signer(TenantId, DomainName, Vec<DkimSelector>, Reply<Arc<Signer>>),
+    Signer(
+        TenantId,
+        DomainName,
+        Vec<DkimSelector>,
+        Reply<Arc<Signatory>>,
+    ),
     /// Keys were parsed by the task that `Signer` started.
-    Parsed(SignerKey, Option<Arc<Signer>>, Reply<Arc<Signer>>),
+    Parsed(SignerKey, Option<Arc<Signatory>>, Reply<Arc<Signatory>>),
     /// Make passwords of new inboxes; they wait to be shown. From domains.
     MakePasswords(TenantId, usize, Reply<Vec<SecretId>>),
     /// Show a password that has never been shown, and keep its hash only. From inboxes.
@@ -81,7 +90,7 @@ pub(crate) struct Vault;
 pub(crate) struct VaultState {
     cx: Cx,
     lease: Lease,
-    signers: BTreeMap<SignerKey, (Arc<Signer>, u64)>,
+    signers: BTreeMap<SignerKey, (Arc<Signatory>, u64)>,
     uses: u64,
     /// Room for tasks that make keys.
     key_makers: Arc<Semaphore>,
@@ -220,7 +229,7 @@ impl VaultState {
         tenant: TenantId,
         name: &DomainName,
         selectors: &[DkimSelector],
-        reply: Reply<Arc<Signer>>,
+        reply: Reply<Arc<Signatory>>,
     ) {
         let key: SignerKey = (
             tenant,
@@ -258,8 +267,8 @@ impl VaultState {
     fn keep_signer(
         &mut self,
         key: SignerKey,
-        signer: Option<Arc<Signer>>,
-    ) -> Result<Arc<Signer>, Refusal> {
+        signer: Option<Arc<Signatory>>,
+    ) -> Result<Arc<Signatory>, Refusal> {
         let signer = signer.ok_or_else(|| Refusal::Damaged {
             why: format!("a DKIM key of {} does not parse", key.0),
         })?;
@@ -381,7 +390,7 @@ fn fresh_keys(maker: &dyn KeyMaker) -> Option<Vec<FreshKey>> {
 fn parse(
     name: &DomainName,
     secrets: Vec<(String, DkimAlgorithm, Zeroizing<Vec<u8>>)>,
-) -> Option<Signer> {
+) -> Option<Signatory> {
     let keys = secrets
         .into_iter()
         .map(|(selector, algorithm, bytes)| {
@@ -389,7 +398,7 @@ fn parse(
             Some((selector, name.clone(), key))
         })
         .collect::<Option<Vec<_>>>()?;
-    Signer::new(keys).ok()
+    Signer::new(keys).ok().map(Signatory::new)
 }
 
 fn salted_hash(salt: &[u8], password: &SecretString) -> [u8; 32] {

@@ -6,6 +6,7 @@
 //! it was synced, and that damage there is no torn tail. The payload is a version byte, items
 //! `kind u8 | length u32 | bytes`, and a mark; unknown kinds are kept and passed over.
 
+use bytes::Bytes;
 use inboxgrove_model::{PolicyTime, TenantId};
 
 use crate::log::LogError;
@@ -47,7 +48,7 @@ pub(crate) struct Head {
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
     pub(crate) head: Head,
-    pub(crate) payload: Vec<u8>,
+    pub(crate) payload: Bytes,
 }
 
 /// Part of a frame.
@@ -146,6 +147,19 @@ impl Frame {
             rest = after;
         }
         Ok(items)
+    }
+}
+
+// === impl Item ===
+
+impl<'a> Item<'a> {
+    /// The key that it writes, and the value; none where it removes the row.
+    pub(crate) fn row_write(&self) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+        match *self {
+            Item::Put { key, value } => Some((key, Some(value))),
+            Item::Remove { key } => Some((key, None)),
+            Item::Event { .. } | Item::Body { .. } | Item::Unknown { .. } => None,
+        }
     }
 }
 
@@ -331,7 +345,7 @@ mod tests {
     fn parse(bytes: &[u8]) -> Option<Frame> {
         let head_bytes = bytes.first_chunk()?;
         let head = Head::parse(head_bytes).ok()?;
-        let payload = bytes[HEAD_LEN..].to_vec();
+        let payload = Bytes::copy_from_slice(&bytes[HEAD_LEN..]);
         head.matches(head_bytes, &payload)
             .then_some(Frame { head, payload })
     }

@@ -467,16 +467,17 @@ impl Disk {
 impl MemFile {
     fn write(&mut self, offset: usize, bytes: &[u8]) {
         let old_len = self.bytes.len();
-        let end = offset + bytes.len();
-        self.grow(end);
-        let place = &mut self.bytes[offset..end];
+        self.grow(offset);
+        let (over, behind) = bytes.split_at(bytes.len().min(self.bytes.len() - offset));
+        let place = &mut self.bytes[offset..offset + over.len()];
         self.unsynced.push(Replaced {
             offset,
             len: bytes.len(),
-            old: place[..old_len.clamp(offset, end) - offset].to_vec(),
+            old: place.to_vec(),
             old_len,
         });
-        place.copy_from_slice(bytes);
+        place.copy_from_slice(over);
+        self.bytes.extend_from_slice(behind);
     }
 
     /// Takes back what was not synced, but for the first `kept` bytes of it, in whole sectors.
@@ -516,8 +517,7 @@ impl MemFile {
     }
 
     fn grow(&mut self, len: usize) {
-        let more = len.saturating_sub(self.bytes.len());
-        self.bytes.extend_from_slice(&vec![0; more]);
+        self.bytes.resize(len.max(self.bytes.len()), 0);
     }
 
     fn truncate(&mut self, len: usize) {

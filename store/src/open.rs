@@ -240,7 +240,9 @@ pub(crate) fn replay(log: &Log, engine: &dyn Engine) -> Result<u64, OpenError> {
                 .into());
             }
             next += 1;
-            writes.extend(frame.items()?.iter().filter_map(row_write));
+            let items = frame.items()?;
+            let written = items.iter().filter_map(Item::row_write);
+            writes.extend(written.map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))));
         }
         if next < after {
             let to = after - 1;
@@ -249,13 +251,4 @@ pub(crate) fn replay(log: &Log, engine: &dyn Engine) -> Result<u64, OpenError> {
         engine.apply(&writes, next - 1)?;
     }
     Ok(replayed)
-}
-
-/// The write in an item, if it is one.
-pub(crate) fn row_write(item: &Item<'_>) -> Option<Write> {
-    match *item {
-        Item::Put { key, value } => Some((key.to_vec(), Some(value.to_vec()))),
-        Item::Remove { key } => Some((key.to_vec(), None)),
-        Item::Event { .. } | Item::Body { .. } | Item::Unknown { .. } => None,
-    }
 }

@@ -10,11 +10,7 @@ mod summary;
 
 use std::{
     collections::BTreeMap,
-    ops::Range,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     thread,
 };
 
@@ -96,18 +92,18 @@ fn told_short(life: &Life, failure: &Failure) -> String {
 }
 
 /// Does something for each of these numbers, on as many threads as there are cores.
-fn in_parallel<T: Send>(numbers: Range<u64>, work: impl Fn(u64) -> T + Sync) -> BTreeMap<u64, T> {
-    let next = AtomicU64::new(numbers.start);
+fn in_parallel<T: Send>(
+    numbers: impl Iterator<Item = u64> + Send,
+    work: impl Fn(u64) -> T + Sync,
+) -> BTreeMap<u64, T> {
+    let left = Mutex::new(numbers);
     let done: Mutex<BTreeMap<u64, T>> = Mutex::default();
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
     let threads = thread::available_parallelism().map_or(2, usize::from);
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= numbers.end {
-                        return;
-                    }
+                while let Some(number) = next() {
                     let result = work(number);
                     done.lock()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -145,7 +141,7 @@ fn days_with_faults() {
     let lived = in_parallel(seeds, |seed| live_briefly(seed, &progress));
     let good: Vec<&Lived> = lived.values().flatten().collect();
     println!("{}", summary::of(&good));
-    let failed: Vec<(u64, &Failure)> = lived
+    let failed: BTreeMap<u64, &Failure> = lived
         .iter()
         .filter_map(|(seed, outcome)| Some((*seed, &**outcome.as_ref().err()?)))
         .collect();
@@ -154,10 +150,10 @@ fn days_with_faults() {
             .iter()
             .map(|(seed, failure)| format!("seed {seed}: {}", failure.why))
             .collect();
-        let short = failed.iter().take(SHRUNK_MAX);
-        let short: Vec<String> = short
-            .map(|(seed, failure)| told_short(&part_of(day_of(*seed)), failure))
-            .collect();
+        let short = in_parallel(failed.keys().copied().take(SHRUNK_MAX), |seed| {
+            told_short(&part_of(day_of(seed)), failed[&seed])
+        });
+        let short: Vec<String> = short.into_values().collect();
         panic!(
             "{} of {} seeds failed:\n{}\n\n{}",
             failed.len(),
@@ -180,7 +176,7 @@ fn the_same_seed_lives_the_same_day() {
                 .unwrap_or_else(|failure| panic!("seed {seed}: {}", failure.why))
         };
         let [once, again] = [(); 2].map(live);
-        if let Some(difference) = first_difference(&once.events, &again.events) {
+        if let Some(difference) = first_difference(&once.lines(), &again.lines()) {
             panic!("seed {seed} lived two different days, first at {difference}");
         }
         assert_eq!(once, again);

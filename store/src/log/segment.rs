@@ -2,6 +2,10 @@
 //!
 //! Head: `magic 8 | first sequence u64 | flags u32 | rows from u64 | crc32c u32`, little-endian.
 
+use std::ops::Range;
+
+use bytes::Bytes;
+
 use super::LogError;
 use crate::{
     frame::{Frame, HEAD_LEN, Head},
@@ -15,9 +19,15 @@ const MAGIC: [u8; 8] = *b"IGLOG1\r\n";
 const COMPACTED: u32 = 1;
 /// What a disk writes at once, whole or not at all. Each group starts in a sector of its own: no write of one can harm
 /// another that was acknowledged, and a sector that is lost is one group's.
-pub(crate) const SECTOR: u64 = 512;
-/// How much is read at once where frames are passed over.
+pub(crate) const SECTOR: u64 = SECTOR_LEN as u64;
+const SECTOR_LEN: usize = 512;
+/// How much is read at once where many frames are read or passed over.
 pub(crate) const CHUNK_LEN: usize = 256 * 1024;
+/// How much is read first; then twice as much each time, up to [`CHUNK_LEN`]. Who wants one frame (a body, most often)
+/// does not pay for a walk.
+const FIRST_CHUNK_LEN: usize = 16 * 1024;
+/// What stands between two groups.
+const ZEROS: [u8; SECTOR_LEN] = [0; SECTOR_LEN];
 
 /// What a segment says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +46,11 @@ pub(crate) struct SegmentReader<'a> {
     name: &'a str,
     offset: u64,
     end: u64,
-    buffer: Vec<u8>,
+    /// What was read last. Frames are parts of it, without a copy.
+    buffer: Bytes,
     buffer_at: u64,
+    /// How much the next reading reads.
+    chunk_len: usize,
 }
 
 // === impl SegmentHead ===
@@ -80,8 +93,9 @@ impl<'a> SegmentReader<'a> {
             name,
             offset,
             end,
-            buffer: Vec::new(),
+            buffer: Bytes::new(),
             buffer_at: 0,
+            chunk_len: FIRST_CHUNK_LEN,
         }
     }
 
@@ -94,7 +108,7 @@ impl<'a> SegmentReader<'a> {
     pub(crate) fn peek(&mut self) -> Result<Option<Head>, LogError> {
         let sector = self.offset.next_multiple_of(SECTOR).min(self.end);
         let left = usize::try_from(sector.saturating_sub(self.offset)).unwrap_or(0);
-        if self.bytes(left)?.iter().all(|byte| *byte == 0) {
+        if ZEROS.starts_with(self.bytes(left)?) {
             self.offset = self.offset.max(sector);
         }
         if self.offset >= self.end {
@@ -121,14 +135,15 @@ impl<'a> SegmentReader<'a> {
     /// Reads the frame that was peeked at, and checks it.
     pub(crate) fn take(&mut self, head: &Head) -> Result<Frame, LogError> {
         let len = usize::try_from(head.frame_len()).expect("a frame fits into memory");
-        let bytes = self.bytes(len)?;
+        let at = self.buffered(len)?;
+        let bytes = &self.buffer[at.clone()];
         let whole = bytes.split_first_chunk::<HEAD_LEN>();
         let checked = whole.filter(|(start, payload)| {
             payload.len() + HEAD_LEN == len && head.matches(start, payload)
         });
-        let frame = checked.map(|(_, payload)| Frame {
+        let frame = checked.map(|_| Frame {
             head: *head,
-            payload: payload.to_vec(),
+            payload: self.buffer.slice(at.start + HEAD_LEN..at.end),
         });
         match frame {
             Some(frame) => {
@@ -150,23 +165,30 @@ impl<'a> SegmentReader<'a> {
 
     /// The next `len` bytes, fewer at the end.
     fn bytes(&mut self, len: usize) -> Result<&[u8], LogError> {
+        let at = self.buffered(len)?;
+        Ok(&self.buffer[at])
+    }
+
+    /// Where in the buffer the next `len` bytes are, fewer at the end.
+    fn buffered(&mut self, len: usize) -> Result<Range<usize>, LogError> {
         let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
         let len = len.min(left);
         let buffered = self.offset >= self.buffer_at
             && self.offset + len as u64 <= self.buffer_at + self.buffer.len() as u64;
         if !buffered {
-            self.buffer.resize(len.max(CHUNK_LEN.min(left)), 0);
-            let read = self.media.read_at(self.name, self.offset, &mut self.buffer);
+            let mut chunk = vec![0; len.max(self.chunk_len.min(left))];
+            self.chunk_len = CHUNK_LEN.min(self.chunk_len * 2);
+            let read = self.media.read_at(self.name, self.offset, &mut chunk);
             let read = read.map_err(|source| LogError::Io {
                 segment: self.name.to_owned(),
                 what: "read",
                 source,
             })?;
-            self.buffer.truncate(read);
+            chunk.truncate(read);
+            self.buffer = chunk.into();
             self.buffer_at = self.offset;
         }
         let from = usize::try_from(self.offset - self.buffer_at).expect("it lies in the buffer");
-        let to = (from + len).min(self.buffer.len());
-        Ok(&self.buffer[from..to])
+        Ok(from..(from + len).min(self.buffer.len()))
     }
 }

@@ -84,6 +84,31 @@ fn frames_are_read_back_across_segments_and_reopening() {
     assert!(log.frame(181).expect("read").is_none());
 }
 
+/// Little is read at first and more with each reading: its ends fall anywhere in frames.
+#[test]
+fn frames_are_read_whole_wherever_a_reading_ends() {
+    let len = |seq: u64| usize::try_from(seq * 37 % 9001).expect("it is small");
+    let disk = MemDisk::new();
+    let (log, _) = Log::open(disk.attach().0, 4 << 20, 0).expect("opens");
+    for seq in 1..=300 {
+        let bytes = frame(seq, seq, &vec![7; len(seq)]);
+        log.append(&bytes, &[(seq, 0)]).expect("appended");
+    }
+    let (frames, next) = log.frames(1, 0, u64::MAX).expect("read");
+    assert_eq!((frames.len(), next), (300, 301));
+    for (seq, walked) in (1..).zip(frames) {
+        let alone = log.frame(seq).expect("read").expect("there");
+        assert_eq!(alone.payload, walked.payload, "{seq}");
+        let items = walked.items().expect("parsed");
+        let value = vec![7; len(seq)];
+        let put = Item::Put {
+            key: b"k",
+            value: &value,
+        };
+        assert_eq!(items, [put], "{seq}");
+    }
+}
+
 #[test]
 fn a_torn_tail_is_cut_wherever_it_is_torn() {
     let second = frame(2, 2, &[7; 1300]);

@@ -15,9 +15,9 @@ use super::{VerifyReport, bodies::Bodies, check_row};
 use crate::{
     BackupError, LogError, Record, RowError, Store, TableId,
     backup::{BackupEntry, Manifest, RowsOf, is_row},
-    engine::{RawRow, Write},
+    engine::RawRow,
+    frame::Item,
     log::READ_BYTES_MAX,
-    open::row_write,
     pace::Pace,
     shared::Shared,
     store::damaged,
@@ -128,13 +128,17 @@ impl Part {
             writes: Writes::new(),
             to: None,
         };
-        each_write(shared, since + 1, end, |(key, value)| {
-            let outside = part.to.as_ref().is_some_and(|to| key >= *to);
-            if outside || key.as_slice() < from || !is_row(&key) {
+        each_write(shared, since + 1, end, |key, value| {
+            let outside = part.to.as_ref().is_some_and(|to| key >= to.as_slice());
+            if outside || key < from || !is_row(key) {
                 return;
             }
-            part.writes
-                .insert(key, value.map(|value| crc32c::crc32c(&value)));
+            let written = value.map(crc32c::crc32c);
+            if let Some(before) = part.writes.get_mut(key) {
+                *before = written;
+                return;
+            }
+            part.writes.insert(key.to_vec(), written);
             if part.writes.len() > keys_max
                 && let Some((last, _)) = part.writes.pop_last()
             {
@@ -284,8 +288,8 @@ impl Comparison<'_> {
         }
         let mut differing = std::mem::take(&mut self.differing);
         let end = self.shared.log.next_seq();
-        each_write(self.shared, self.settled, end, |(key, _)| {
-            differing.remove(&key);
+        each_write(self.shared, self.settled, end, |key, _| {
+            differing.remove(key);
         })?;
         let source = match &self.report.backup {
             Some(_) => "the backup and the log since say",
@@ -319,11 +323,12 @@ fn least(
     inside.then(|| least.clone())
 }
 
+/// Hands on the writes of frames, each its key and the value, or that it removed the row.
 fn each_write(
     shared: &Shared,
     from: u64,
     end: u64,
-    mut visit: impl FnMut(Write),
+    mut visit: impl FnMut(&[u8], Option<&[u8]>),
 ) -> Result<(), LogError> {
     let mut pace = shared.pace();
     let mut next = from;
@@ -332,11 +337,9 @@ fn each_write(
             .log
             .frames(next, crate::frame::HAS_ROWS, READ_BYTES_MAX)?;
         for frame in frames.iter().filter(|frame| frame.head.seq < end) {
-            frame
-                .items()?
-                .iter()
-                .filter_map(row_write)
-                .for_each(&mut visit);
+            for (key, value) in frame.items()?.iter().filter_map(Item::row_write) {
+                visit(key, value);
+            }
         }
         next = after;
         pace.rest();

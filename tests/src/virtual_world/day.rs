@@ -1,25 +1,20 @@
 //! A day of a seed, from an empty disk to the last look.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
-use inboxgrove_model::{
-    MessageId, PolicyTime,
-    event::{EventKind, LoggedEvent},
-    ports::Clock,
-};
+use inboxgrove_model::{MessageId, PolicyTime, ports::Clock};
 use inboxgrove_sim::net::Faults;
 use inboxgrove_store::{ReadError, Stop, Store};
 use tokio::task::JoinSet;
 
 use super::{
-    classes::FaultClass,
-    house::{House, Tally, is_of_the_disk},
+    house::{House, is_of_the_disk},
     invariants::{Past, Scene},
     neighbourhood::{Call, EPOCH, INBOUND, Neighbourhood, settings},
     people::{Entries, Journal, Person, Sent, strangers_until},
@@ -28,7 +23,10 @@ use super::{
     wire::Heard,
 };
 
+mod outcome;
 mod strokes;
+
+pub use self::outcome::{Failure, Lived};
 
 /// Violations that are named; the rest is only counted.
 const VIOLATIONS_SHOWN: usize = 8;
@@ -74,40 +72,6 @@ pub enum Trouble {
 pub enum Lie {
     /// When a run is killed, a message had been accepted that nobody ever heard of.
     PromiseAtKill,
-}
-
-/// What a seed came to.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Lived {
-    /// All events, one a line.
-    pub events: Vec<String>,
-    /// What happened, one a line.
-    pub trace: Vec<String>,
-    /// How many of each kind.
-    pub kinds: BTreeMap<&'static str, usize>,
-    /// What befell the house.
-    pub tally: Tally,
-    /// Refusals that people met, by their kind.
-    pub refused: BTreeMap<&'static str, u32>,
-    /// Messages that were accepted from people.
-    pub sent: usize,
-    /// Transmissions that were heard on the wires.
-    pub heard: usize,
-}
-
-/// How a seed failed.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Failure {
-    /// All of it, for people.
-    pub why: String,
-    /// What kind of failures it has: the same words whatever the ids and numbers.
-    pub kinds: BTreeSet<String>,
-    /// How many hours had been lived, rounded up.
-    pub hours: u64,
-    /// What happened until then, one a line.
-    pub trace: Vec<String>,
-    /// All events until then, one a line.
-    pub events: Vec<String>,
 }
 
 /// A life under way.
@@ -167,35 +131,6 @@ impl Life {
         let lived = living.live(self).await;
         lived.map_err(|why| living.failure(&why))
     }
-}
-
-// === impl Failure ===
-
-impl Failure {
-    fn new(why: &anyhow::Error) -> Self {
-        let text = format!("{why:#}");
-        let kinds = text.lines().map(kind_of).collect();
-        Self {
-            why: text,
-            kinds,
-            ..Self::default()
-        }
-    }
-
-    /// Whether one of its failures is of a kind that another has, too.
-    pub fn is_like(&self, other: &Self) -> bool {
-        !self.kinds.is_disjoint(&other.kinds)
-    }
-}
-
-/// A sentence without its ids, numbers and times.
-fn kind_of(line: &str) -> String {
-    let general = |word: &str| {
-        let special = word.contains(|c: char| c.is_ascii_digit() || c == '_' || c == '@');
-        if special { "#" } else { word }.to_owned()
-    };
-    let words: Vec<String> = line.split_whitespace().map(general).collect();
-    words.join(" ")
 }
 
 // === impl Living ===
@@ -457,44 +392,7 @@ impl Living {
             bail!("the log does not make the same rows: {difference}");
         }
         self.inspect_store(&again, true)?;
-        Ok(self.sum_up(&events))
-    }
-
-    fn sum_up(&self, events: &[LoggedEvent]) -> Lived {
-        let mut kinds = BTreeMap::new();
-        for logged in events {
-            *kinds.entry(name_of(&logged.event.kind)).or_default() += 1;
-        }
-        let promised: Entries = self.journal.entries();
-        let mut tally = self.house.tally();
-        let calls = self.around.vendors.calls();
-        let put_off = calls.iter().filter(|call| !call.confirmed).count();
-        *tally.struck.entry(FaultClass::Vendor).or_default() += put_off as u64;
-        Lived {
-            events: events.iter().map(|logged| format!("{logged:?}")).collect(),
-            trace: self.trace.clone(),
-            kinds,
-            tally,
-            refused: promised.refused,
-            sent: promised.sent.len(),
-            heard: self.around.wire.seen().transmissions.len(),
-        }
-    }
-
-    fn failure(&self, why: &anyhow::Error) -> Failure {
-        let lived = self.now().since(EPOCH).as_secs();
-        let mut events = self.past.events().to_vec();
-        if let Some(platform) = self.house.daemon().platform() {
-            let last = events.last().map_or(0, |last| last.id);
-            // A disk that is just failing tells no more.
-            events.extend(events_after(platform.store(), last).unwrap_or_default());
-        }
-        Failure {
-            hours: lived.div_ceil(3600),
-            trace: self.trace.clone(),
-            events: events.iter().map(|logged| format!("{logged:?}")).collect(),
-            ..Failure::new(why)
-        }
+        Ok(self.sum_up(events))
     }
 }
 
@@ -518,20 +416,5 @@ fn false_promise() -> Sent {
         inbox: inboxgrove_model::InboxId::from_bytes([9; 16]),
         message: MessageId::from_bytes([9; 16]),
         subject: "A letter that was never written".to_owned(),
-    }
-}
-
-fn name_of(kind: &EventKind) -> &'static str {
-    match kind {
-        EventKind::MessageAccepted { .. } => "accepted",
-        EventKind::MessageDelivered { .. } => "delivered",
-        EventKind::MessageDeferred { .. } => "deferred",
-        EventKind::MessageBounced { .. } => "bounced",
-        EventKind::MessageUncertain { .. } => "uncertain",
-        EventKind::MessageExpired { .. } => "expired",
-        EventKind::MessageReceived { .. } => "received",
-        EventKind::MessagePlaced { .. } => "placed",
-        EventKind::MessageReplied { .. } => "replied",
-        _ => "other",
     }
 }
