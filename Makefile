@@ -50,7 +50,7 @@ setup:
 
 # The stories and the crash laboratory run target/debug/inboxgrove.
 build:
-	cargo build --quiet -p inboxgrove
+	cargo build --quiet --workspace --bin inboxgrove
 	cargo nextest run --color never --workspace --no-run
 
 lint:
