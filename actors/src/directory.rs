@@ -1,15 +1,16 @@
 //! The directory: from an id to the one actor that owns it.
 //!
 //! Owns the `ActorRef`s of all tenants, domains and inboxes, and nobody else holds one. Mailbox: [`Route`]
-//! from everyone, [`Ended`] from the tenant supervisors, [`Sweep`] from its own timer, questions of operators.
+//! from everyone, [`Failed`] from the watchers of starts, [`Sweep`] from its own timer, questions of operators.
 //! Never waits. An actor is spawned by the first letter to it and put to sleep when idle. A successor is
 //! spawned only after its predecessor has ended; letters that come in between wait here. An actor that fails
-//! beyond [`Budget::ENTITY`] is parked. The death of the directory is fatal.
+//! beyond [`Budget::ENTITY`] is parked. The death of the directory is fatal, so it may supervise them all itself:
+//! a supervisor for each tenant would stand between them, cost as much memory as an inbox, and keep nobody alive.
 //!
 //! `directory/census.rs` tells operators who is there.
 //!
 //! [`Route`]: DirectoryMsg::Route
-//! [`Ended`]: DirectoryMsg::Ended
+//! [`Failed`]: DirectoryMsg::Failed
 //! [`Sweep`]: DirectoryMsg::Sweep
 
 mod census;
@@ -96,11 +97,8 @@ pub(crate) enum DirectoryMsg {
         busy: Busy,
         refused: oneshot::Sender<Refusal>,
     },
-    /// An actor has ended. From its tenant's supervisor, or from the watcher of its start.
-    Ended {
-        actor: ActorId,
-        failure: Option<String>,
-    },
+    /// An actor could not start. From the watcher of its start.
+    Failed { actor: ActorId, why: String },
     /// Put idle actors to sleep. From the own timer.
     Sweep,
     /// Who is awake? From operators.
@@ -118,7 +116,6 @@ pub(crate) struct Directory;
 pub(crate) struct DirectoryState {
     cx: Cx,
     me: Own<DirectoryMsg>,
-    supervisors: BTreeMap<TenantId, (ActorRef<()>, usize)>,
     entries: BTreeMap<Address, Entry>,
     /// Who is behind an actor id: supervision events know no more.
     addresses: BTreeMap<u64, Address>,
@@ -153,11 +150,6 @@ enum Awake {
 
 /// The outcome of an actor's start, and then of its life.
 type Start = tokio::task::JoinHandle<Result<tokio::task::JoinHandle<()>, SpawnErr>>;
-
-/// Links the actors of one tenant and does nothing else: its death stops them all.
-struct TenantSupervisor {
-    directory: Own<DirectoryMsg>,
-}
 
 // === what others call ===
 
@@ -246,7 +238,6 @@ impl Actor for Directory {
         Ok(DirectoryState {
             cx,
             me,
-            supervisors: BTreeMap::new(),
             entries: BTreeMap::new(),
             addresses: BTreeMap::new(),
             counted_at: Instant::now(),
@@ -277,7 +268,7 @@ impl Actor for Directory {
                     drop(refused.send(refusal));
                 }
             }
-            DirectoryMsg::Ended { actor, failure } => state.ended(actor, failure),
+            DirectoryMsg::Failed { actor, why } => state.ended(actor, Some(why)),
             DirectoryMsg::Sweep => state.sweep(),
             DirectoryMsg::Tree(query, reply) => answer(reply, Ok(state.tree(&query))),
             DirectoryMsg::Kill(address, why, reply) => answer(reply, state.kill(&address, why)),
@@ -292,12 +283,13 @@ impl Actor for Directory {
         event: SupervisionEvent,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        // Tenant supervisors do nothing and so do not fail; when the directory stops one, its actors are gone.
-        if let SupervisionEvent::ActorFailed(who, why) = event {
-            state.cx.die(format!(
-                "a tenant supervisor ({}) failed: {why}",
-                who.get_id()
-            ));
+        match event {
+            // Who goes to sleep gives no reason; who was killed has one.
+            SupervisionEvent::ActorTerminated(who, _, why) => state.ended(who.get_id(), why),
+            SupervisionEvent::ActorFailed(who, why) => {
+                state.ended(who.get_id(), Some(why.to_string()));
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -357,41 +349,23 @@ impl DirectoryState {
     }
 
     fn spawn(&mut self, to: Address) -> Result<Awake, Refusal> {
-        let supervisor = self.supervisor(to.tenant())?;
-        let cx = Arc::clone(&self.cx);
+        let (cx, me) = (Arc::clone(&self.cx), self.me.cell());
         let (awake, start) = match to {
             Address::Tenant(id) => {
-                let (actor, start) =
-                    ActorRuntime::spawn_linked_instant(None, TenantActor, (cx, id), supervisor)
-                        .map_err(failed_start)?;
+                let (actor, start) = spawned(TenantActor, (cx, id), me)?;
                 (Awake::Tenant(actor), start)
             }
             Address::Domain(tenant, id) => {
-                let (actor, start) = ActorRuntime::spawn_linked_instant(
-                    None,
-                    DomainActor,
-                    (cx, tenant, id),
-                    supervisor,
-                )
-                .map_err(failed_start)?;
+                let (actor, start) = spawned(DomainActor, (cx, tenant, id), me)?;
                 (Awake::Domain(actor), start)
             }
             Address::Inbox(tenant, id) => {
-                let (actor, start) = ActorRuntime::spawn_linked_instant(
-                    None,
-                    InboxActor,
-                    (cx, tenant, id),
-                    supervisor,
-                )
-                .map_err(failed_start)?;
+                let (actor, start) = spawned(InboxActor, (cx, tenant, id), me)?;
                 (Awake::Inbox(actor), start)
             }
         };
         self.cx.metrics.activations.inc();
         self.addresses.insert(awake.id().pid(), to);
-        if let Some((_, children)) = self.supervisors.get_mut(&to.tenant()) {
-            *children += 1;
-        }
         self.watch_start(awake.id(), start);
         Ok(awake)
     }
@@ -400,39 +374,20 @@ impl DirectoryState {
     fn watch_start(&self, actor: ActorId, start: Start) {
         let me = self.me.clone();
         self.cx.spawn_waiting(async move {
-            let failure = match start.await {
+            let why = match start.await {
                 Ok(Ok(_running)) => return,
                 Ok(Err(why)) => why.to_string(),
                 Err(_) => "its start was cut off".to_owned(),
             };
             // A directory that is gone has ended the process already.
-            me.tell(DirectoryMsg::Ended {
-                actor,
-                failure: Some(failure),
-            });
+            me.tell(DirectoryMsg::Failed { actor, why });
         });
-    }
-
-    fn supervisor(&mut self, tenant: TenantId) -> Result<ActorCell, Refusal> {
-        if let Some((supervisor, _)) = self.supervisors.get(&tenant) {
-            return Ok(supervisor.get_cell());
-        }
-        let supervisor = TenantSupervisor {
-            directory: self.me.clone(),
-        };
-        let (actor, _start) =
-            ActorRuntime::spawn_linked_instant(None, supervisor, (), self.me.cell())
-                .map_err(failed_start)?;
-        let cell = actor.get_cell();
-        self.supervisors.insert(tenant, (actor, 0));
-        Ok(cell)
     }
 
     fn ended(&mut self, actor: ActorId, failure: Option<String>) {
         let Some(address) = self.addresses.remove(&actor.pid()) else {
             return;
         };
-        self.release_supervisor(address.tenant());
         let Some(entry) = self.entries.get_mut(&address) else {
             return;
         };
@@ -471,16 +426,6 @@ impl DirectoryState {
                 }
             }
             Err(refusal) => tracing::error!(%address, %refusal, "no successor could be started"),
-        }
-    }
-
-    fn release_supervisor(&mut self, tenant: TenantId) {
-        if let Some((supervisor, children)) = self.supervisors.get_mut(&tenant) {
-            *children -= 1;
-            if *children == 0 {
-                supervisor.stop(None);
-                self.supervisors.remove(&tenant);
-            }
         }
     }
 
@@ -668,38 +613,15 @@ fn post<M: Send + 'static>(
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
-fn failed_start(why: SpawnErr) -> Refusal {
-    Refusal::Unavailable {
-        why: format!("an actor could not be spawned: {why}"),
-    }
-}
-
-// === impl Actor for TenantSupervisor ===
-
-impl Actor for TenantSupervisor {
-    type Msg = ();
-    type State = ();
-    type Arguments = ();
-
-    async fn pre_start(&self, _me: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
-        Ok(())
-    }
-
-    async fn handle_supervisor_evt(
-        &self,
-        _me: ActorRef<()>,
-        event: SupervisionEvent,
-        (): &mut (),
-    ) -> Result<(), ActorProcessingErr> {
-        let (actor, failure) = match event {
-            // Who goes to sleep gives no reason; who was killed has one.
-            SupervisionEvent::ActorTerminated(who, _, why) => (who.get_id(), why),
-            SupervisionEvent::ActorFailed(who, why) => (who.get_id(), Some(why.to_string())),
-            _ => return Ok(()),
-        };
-        // A directory that is gone has ended the process already.
-        self.directory.tell(DirectoryMsg::Ended { actor, failure });
-        Ok(())
-    }
+/// Starts an actor under the directory. It may be written to at once, before it has started.
+fn spawned<A: Actor>(
+    actor: A,
+    arguments: A::Arguments,
+    directory: ActorCell,
+) -> Result<(ActorRef<A::Msg>, Start), Refusal> {
+    ActorRuntime::spawn_linked_instant(None, actor, arguments, directory).map_err(|why| {
+        Refusal::Unavailable {
+            why: format!("an actor could not be spawned: {why}"),
+        }
+    })
 }

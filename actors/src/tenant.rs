@@ -152,57 +152,8 @@ impl Actor for TenantActor {
         posted: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        match posted.msg {
-            TenantMsg::Register(new, user, reply) => {
-                answer(reply, state.register(*new, user).await);
-            }
-            TenantMsg::OpenSession {
-                user,
-                refresh_hash,
-                expires_at,
-                from,
-                reply,
-            } => {
-                answer(
-                    reply,
-                    state
-                        .open_session(user, refresh_hash, expires_at, from)
-                        .await,
-                );
-            }
-            TenantMsg::RotateSession {
-                session,
-                spent,
-                fresh,
-                expires_at,
-                reply,
-            } => {
-                answer(
-                    reply,
-                    state
-                        .rotate_session(session, spent, fresh, expires_at)
-                        .await,
-                );
-            }
-            TenantMsg::EndSession(session, reply) => {
-                answer(reply, state.end_session(session).await);
-            }
-            TenantMsg::UpgradePassword(user, hash, reply) => {
-                answer(reply, state.upgrade_password(user, hash).await);
-            }
-            TenantMsg::Suspend(reason, note, reply) => {
-                answer(reply, state.suspend(reason, note).await);
-            }
-            TenantMsg::Resume(reply) => answer(reply, state.resume().await),
-            TenantMsg::AddDomain(new, keys, key, reply) => {
-                answer(reply, state.add_domain(*new, keys, key).await);
-            }
-            TenantMsg::Provision(wanted, key, reply) => {
-                answer(reply, state.provision(*wanted, key).await);
-            }
-            TenantMsg::Due(row, reply) => answer(reply, state.due(row).await),
-            TenantMsg::Sleep => me.stop(None),
-        }
+        // On the heap for as long as it lasts, as in an inbox.
+        Box::pin(state.hear(me, posted.msg)).await;
         Ok(())
     }
 
@@ -228,6 +179,55 @@ impl Actor for TenantActor {
 // === impl TenantState ===
 
 impl TenantState {
+    async fn hear(&mut self, me: ActorRef<Posted<TenantMsg>>, msg: TenantMsg) {
+        match msg {
+            TenantMsg::Register(new, user, reply) => {
+                answer(reply, self.register(*new, user).await);
+            }
+            TenantMsg::OpenSession {
+                user,
+                refresh_hash,
+                expires_at,
+                from,
+                reply,
+            } => {
+                answer(
+                    reply,
+                    self.open_session(user, refresh_hash, expires_at, from)
+                        .await,
+                );
+            }
+            TenantMsg::RotateSession {
+                session,
+                spent,
+                fresh,
+                expires_at,
+                reply,
+            } => {
+                answer(
+                    reply,
+                    self.rotate_session(session, spent, fresh, expires_at).await,
+                );
+            }
+            TenantMsg::EndSession(session, reply) => answer(reply, self.end_session(session).await),
+            TenantMsg::UpgradePassword(user, hash, reply) => {
+                answer(reply, self.upgrade_password(user, hash).await);
+            }
+            TenantMsg::Suspend(reason, note, reply) => {
+                answer(reply, self.suspend(reason, note).await);
+            }
+            TenantMsg::Resume(reply) => answer(reply, self.resume().await),
+            TenantMsg::AddDomain(new, keys, key, reply) => {
+                answer(reply, self.add_domain(*new, keys, key).await);
+            }
+            TenantMsg::Provision(wanted, key, reply) => {
+                answer(reply, self.provision(*wanted, key).await);
+            }
+            TenantMsg::Due(row, reply) => answer(reply, self.due(row).await),
+            TenantMsg::Sleep => me.stop(None),
+        }
+    }
+
     fn existing(&self) -> Result<&Tenant, Refusal> {
         self.tenant
             .as_ref()

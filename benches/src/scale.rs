@@ -255,7 +255,7 @@ async fn active(section: &mut Section, [small, large]: &[Side; 2]) -> Result<()>
         &"a further active inbox, KiB",
         &figure(further),
         &format!(
-            "between {} and {ACTIVE}, its tenant's supervisor included where it is the first",
+            "between {} and {ACTIVE}, drawn from all tenants",
             ACTIVE / 2
         ),
     ]);

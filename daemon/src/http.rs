@@ -56,7 +56,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Json, Router, middleware};
+use axum::{Json, Router};
 use inboxgrove_actors::platform::{Platform, Refusal};
 use inboxgrove_config::Cidr;
 use inboxgrove_model::{PolicyTime, TenantId, WallTime};
@@ -65,6 +65,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::{
+    edge::{Edge, RequestIds},
     events::Streams,
     guesses::Guesses,
     input::BodyRoom,
@@ -130,6 +131,7 @@ pub struct Shared {
     pub(crate) metrics: HttpMetrics,
     pub(crate) streams: Streams,
     pub(crate) bodies: BodyRoom,
+    pub(crate) request_ids: RequestIds,
     pub(crate) proxy_warned: Once,
     pub(crate) draining: CancellationToken,
     pub(crate) document: openapi::Texts,
@@ -190,6 +192,7 @@ impl Api {
             metrics: HttpMetrics::new(),
             streams: Streams::new(options.streams_max, options.streams_per_tenant_max),
             bodies: BodyRoom::new(),
+            request_ids: RequestIds::new(&*ports.rng),
             proxy_warned: Once::new(),
             draining,
             document: openapi::Texts::new(),
@@ -208,7 +211,7 @@ impl Api {
             .merge(openapi::routes())
             .method_not_allowed_fallback(edge::method_not_allowed)
             .fallback(edge::nothing_here)
-            .layer(middleware::from_fn_with_state(self.clone(), edge::pass))
+            .layer(Edge::new(self.clone()))
             .with_state(self.clone())
     }
 
@@ -273,7 +276,9 @@ impl Api {
 
 /// The routes that the OpenAPI document describes.
 pub(crate) fn routes() -> OpenApiRouter<Api> {
-    let api = OpenApiRouter::new()
+    // Their paths are whole: a nested router would make a new URI for each request.
+    OpenApiRouter::with_openapi(openapi::head())
+        .merge(health::routes())
         .merge(auth::routes())
         .merge(domains::routes())
         .merge(infrastructure::routes())
@@ -281,10 +286,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .merge(inboxes::routes())
         .merge(messages::routes())
         .merge(jobs::routes())
-        .merge(events::routes());
-    OpenApiRouter::with_openapi(openapi::head())
-        .merge(health::routes())
-        .nest(BASE, api)
+        .merge(events::routes())
 }
 
 #[cfg(test)]

@@ -30,6 +30,10 @@ static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
         .expect("32 different symbols make an encoding")
 });
 
+/// A printed id: three letters, an underscore, 128 bits in fives.
+const TEXT_LEN: usize = PREFIX_LEN + 26;
+const PREFIX_LEN: usize = 4;
+
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident, $prefix:literal, $kind:literal;)*) => {$(
         $(#[$doc])*
@@ -53,7 +57,11 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}_{}", $prefix, BASE32.encode_display(&self.0))
+                // Whole at once: a text that grows piece by piece is allocated anew each time.
+                let mut text = [0; TEXT_LEN];
+                text[..PREFIX_LEN].copy_from_slice(concat!($prefix, "_").as_bytes());
+                BASE32.encode_mut(&self.0, &mut text[PREFIX_LEN..]);
+                f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
             }
         }
 

@@ -282,7 +282,7 @@ impl Step {
 
 /// The key of a record with its table's byte.
 pub(crate) fn whole_key<R: Record>(key: &R::Key, names: &NameKey) -> Vec<u8> {
-    let mut whole = vec![R::TABLE.byte()];
-    whole.extend(R::key_bytes(key, names));
+    let mut whole = R::key_bytes(key, names);
+    whole.insert(0, R::TABLE.byte());
     whole
 }

@@ -19,7 +19,6 @@ use crate::{
     CommitError, Committed, DueMark, Lease, Owner,
     batch::Encoded,
     engine::sled::panic_text,
-    lease::Leases,
     shared::{Shared, StoreHealth},
 };
 
@@ -55,7 +54,6 @@ pub(crate) type Answer<T> = oneshot::Sender<Result<T, CommitError>>;
 pub(crate) struct Committer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) rng: Arc<dyn Rng>,
-    leases: Leases,
     /// Bytes applied to the rows since they were last flushed, and when that was.
     unflushed: u64,
     flushed_at: Instant,
@@ -80,7 +78,6 @@ impl Committer {
         Self {
             shared,
             rng,
-            leases: Leases::default(),
             unflushed: 0,
             flushed_at: Instant::now(),
         }
@@ -104,7 +101,7 @@ impl Committer {
                     tell(answer, self.own(owner));
                 }
                 // Commits before it have been checked against it already.
-                Request::Release(lease) => self.leases.release(&lease),
+                Request::Release(lease) => self.shared.leases.release(&lease),
                 Request::Alone(work) => {
                     self.finish(group);
                     work(self);
@@ -158,7 +155,7 @@ impl Committer {
 
     fn own(&mut self, owner: Owner) -> Result<Lease, CommitError> {
         self.refuse_if_failed()?;
-        Ok(self.leases.grant(owner))
+        Ok(self.shared.leases.grant(owner))
     }
 
     /// Turns a batch into a frame of the group, or finds out why not.

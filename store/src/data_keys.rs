@@ -6,7 +6,7 @@
 //! entry being `purpose u8 | tenant 16 | length u16 | wrapped key`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt, io,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -63,7 +63,8 @@ pub(crate) struct DataKeys {
 struct Ring {
     names: SealingKey,
     by_tenant: BTreeMap<TenantId, TenantKey>,
-    by_id: BTreeMap<u64, TenantId>,
+    /// What every read of a row asks for: hashed, and with the key at hand.
+    by_id: HashMap<u64, (TenantId, SealingKey)>,
     erased: BTreeSet<TenantId>,
 }
 
@@ -121,8 +122,7 @@ impl DataKeys {
         let id = key_id(blob)?;
         let key = {
             let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
-            let tenant = ring.by_id.get(&id).copied();
-            tenant.and_then(|tenant| Some((tenant, ring.by_tenant.get(&tenant)?.key.clone())))
+            ring.by_id.get(&id).cloned()
         };
         let (tenant, key) = key.ok_or(SealError::NoKey(id))?;
         Ok((tenant, key.open(belongs, blob)?))
@@ -209,21 +209,27 @@ impl Ring {
         Self {
             names,
             by_tenant: BTreeMap::new(),
-            by_id: BTreeMap::new(),
+            by_id: HashMap::new(),
             erased: BTreeSet::new(),
         }
     }
 
     fn add(&mut self, tenant: TenantId, key: SealingKey, wrapped: Vec<u8>) {
-        self.by_id.insert(key.id(), tenant);
+        self.by_id.insert(key.id(), (tenant, key.clone()));
         let wrapped = wrapped.into();
         self.by_tenant.insert(tenant, TenantKey { key, wrapped });
     }
 
     fn is_same(&self, other: &Self) -> bool {
         // A key's id is a hash of it.
+        let ids = |ring: &Self| {
+            let tenants = ring.by_tenant.iter();
+            tenants
+                .map(|(tenant, held)| (*tenant, held.key.id()))
+                .collect::<Vec<_>>()
+        };
         self.names.id() == other.names.id()
-            && self.by_id == other.by_id
+            && ids(self) == ids(other)
             && self.erased == other.erased
     }
 

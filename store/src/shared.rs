@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::{
     OpenReport, data_keys::DataKeys, engine::Engine, generations::Generations, hot::HotRows,
-    log::Log, media::Media, pace::Pace,
+    lease::Leases, log::Log, media::Media, pace::Pace,
 };
 
 /// Groups of events that a slow subscriber may lag behind; then it reads them from the log.
@@ -86,6 +86,7 @@ pub(crate) struct Shared {
     pub(crate) log: Log,
     pub(crate) data_keys: DataKeys,
     pub(crate) hot: HotRows,
+    pub(crate) leases: Leases,
     pub(crate) limits: Limits,
     pub(crate) format: AtomicU8,
     pub(crate) events: broadcast::Sender<Arc<Vec<LoggedEvent>>>,
@@ -171,6 +172,7 @@ impl Shared {
             log,
             data_keys,
             hot: HotRows::default(),
+            leases: Leases::default(),
             limits,
             format: AtomicU8::new(format),
             events: broadcast::Sender::new(EVENT_GROUPS_KEPT),

@@ -16,8 +16,8 @@ use inboxgrove_model::{
 use tokio::sync::{broadcast, watch};
 
 use crate::{
-    Batch, CommitError, Committed, DueMark, EvidenceRow, Lease, OpenReport, Owner, ReadError,
-    Record, Scope, StoreHealth, TableId,
+    Batch, CommitError, Committed, DueMark, EvidenceRow, OpenReport, ReadError, Record, Scope,
+    StoreHealth, TableId,
     batch::whole_key,
     budgets,
     committer::{
@@ -83,20 +83,6 @@ impl Store {
         let request = Request::Commit(Box::new(encoded), answer);
         self.inner.queue.send(request);
         awaited(answered)
-    }
-
-    /// Takes a new lease for an owner. When it resolves, every commit before it has been applied, and
-    /// commits by older leases of this owner fail.
-    pub fn own(&self, owner: Owner) -> BoxFuture<'static, Result<Lease, CommitError>> {
-        let (answer, answered) = queue::answer();
-        self.inner.queue.send(Request::Own(owner, answer));
-        awaited(answered)
-    }
-
-    /// Gives a lease back when its owner has ended; commits by it fail from then on. A newer lease of the
-    /// same owner is not touched.
-    pub fn release(&self, lease: Lease) {
-        self.inner.queue.send(Request::Release(lease));
     }
 
     /// A record, if it is there.

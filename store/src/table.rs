@@ -255,9 +255,9 @@ impl Scope {
 // === impl KeyBytes ===
 
 impl KeyBytes {
-    /// Nothing yet.
+    /// Nothing yet, and room for what most keys hold: the table, two ids and a time.
     pub fn new() -> Self {
-        Self::default()
+        Self(Vec::with_capacity(48))
     }
 
     /// One byte: a kind.

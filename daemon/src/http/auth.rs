@@ -143,7 +143,7 @@ struct RefreshAttempt;
 /// Registers a company and logs its owner in.
 ///
 /// 409 when the e-mail address is taken. Safe to repeat: the second time fails so.
-#[utoipa::path(post, path = "/auth/register", tag = "auth", security(()), request_body = Register,
+#[utoipa::path(post, path = "/api/v1/auth/register", tag = "auth", security(()), request_body = Register,
     responses((status = 201, body = TokensView)))]
 async fn register(
     State(api): State<Api>,
@@ -163,7 +163,7 @@ async fn register(
 }
 
 /// Logs a user in.
-#[utoipa::path(post, path = "/auth/login", tag = "auth", security(()), request_body = Login,
+#[utoipa::path(post, path = "/api/v1/auth/login", tag = "auth", security(()), request_body = Login,
     responses((status = 200, body = TokensView)))]
 async fn login(
     State(api): State<Api>,
@@ -202,7 +202,7 @@ async fn login(
 }
 
 /// Trades a refresh token for a new pair. Each works once.
-#[utoipa::path(post, path = "/auth/refresh", tag = "auth", security(()), request_body = Refresh,
+#[utoipa::path(post, path = "/api/v1/auth/refresh", tag = "auth", security(()), request_body = Refresh,
     responses((status = 200, body = TokensView)))]
 async fn refresh(
     State(api): State<Api>,
@@ -227,7 +227,7 @@ async fn refresh(
 }
 
 /// Ends this session: its access token stops working at once.
-#[utoipa::path(post, path = "/auth/logout", tag = "auth", responses((status = 204)))]
+#[utoipa::path(post, path = "/api/v1/auth/logout", tag = "auth", responses((status = 204)))]
 async fn logout(State(api): State<Api>, who: Caller<LoggedIn>) -> Result<StatusCode, ApiError> {
     let ended = api.platform.end_session(who.tenant, who.session);
     api.ask(ended).await?;
@@ -235,7 +235,7 @@ async fn logout(State(api): State<Api>, who: Caller<LoggedIn>) -> Result<StatusC
 }
 
 /// Who is logged in, and how their account stands.
-#[utoipa::path(get, path = "/auth/me", tag = "auth", responses((status = 200, body = MeView)))]
+#[utoipa::path(get, path = "/api/v1/auth/me", tag = "auth", responses((status = 200, body = MeView)))]
 async fn me(State(api): State<Api>, who: Caller<LoggedIn>) -> Result<Json<MeView>, ApiError> {
     let user: User = api.row(&(who.tenant, who.user), "user")?;
     let tenant: Tenant = api.row(&who.tenant, "account")?;

@@ -110,7 +110,7 @@ struct RecordsView {
 }
 
 /// The domains of the account.
-#[utoipa::path(get, path = "/domains", tag = "domains", params(PageQuery),
+#[utoipa::path(get, path = "/api/v1/domains", tag = "domains", params(PageQuery),
     responses((status = 200, body = ListView<DomainView>)))]
 async fn list(
     State(api): State<Api>,
@@ -126,7 +126,7 @@ async fn list(
 /// Adds a domain; the answer holds the records to publish.
 ///
 /// 409 when the account has it already, 402 above the plan's limit.
-#[utoipa::path(post, path = "/domains", tag = "domains", request_body = AddDomain,
+#[utoipa::path(post, path = "/api/v1/domains", tag = "domains", request_body = AddDomain,
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repetition safe for 24 hours")),
     responses((status = 201, body = DomainView)))]
 async fn add(
@@ -144,7 +144,7 @@ async fn add(
 }
 
 /// One domain, with its checks and the records to publish.
-#[utoipa::path(get, path = "/domains/{domain_id}", tag = "domains", params(("domain_id" = String, Path)),
+#[utoipa::path(get, path = "/api/v1/domains/{domain_id}", tag = "domains", params(("domain_id" = String, Path)),
     responses((status = 200, body = DomainView)))]
 async fn show(
     State(api): State<Api>,
@@ -156,7 +156,7 @@ async fn show(
 }
 
 /// Removes a domain. 409 while inboxes hang on it.
-#[utoipa::path(delete, path = "/domains/{domain_id}", tag = "domains", params(("domain_id" = String, Path)),
+#[utoipa::path(delete, path = "/api/v1/domains/{domain_id}", tag = "domains", params(("domain_id" = String, Path)),
     responses((status = 204)))]
 async fn remove(
     State(api): State<Api>,
@@ -168,7 +168,7 @@ async fn remove(
 }
 
 /// The DNS records to publish for a domain.
-#[utoipa::path(get, path = "/domains/{domain_id}/records", tag = "domains", params(("domain_id" = String, Path)),
+#[utoipa::path(get, path = "/api/v1/domains/{domain_id}/records", tag = "domains", params(("domain_id" = String, Path)),
     responses((status = 200, body = RecordsView)))]
 async fn records(
     State(api): State<Api>,
@@ -182,7 +182,7 @@ async fn records(
 }
 
 /// Asks DNS now, at every authoritative server; the answer holds each check with its fix.
-#[utoipa::path(post, path = "/domains/{domain_id}/verify", tag = "domains", params(("domain_id" = String, Path)),
+#[utoipa::path(post, path = "/api/v1/domains/{domain_id}/verify", tag = "domains", params(("domain_id" = String, Path)),
     responses((status = 200, body = DomainView)))]
 async fn verify(
     State(api): State<Api>,

@@ -2,20 +2,27 @@
 //! and on the way back the problem, the security headers, the count.
 
 use std::{
+    convert::Infallible,
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
-    extract::{MatchedPath, Request, State},
-    middleware::Next,
+    body::HttpBody,
+    extract::{MatchedPath, Request},
     response::{IntoResponse, Response},
 };
 use data_encoding::BASE32_NOPAD;
 use futures_util::FutureExt;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, Method, header};
+use inboxgrove_model::ports::{Busy, Rng};
 use tokio::time::{Instant, timeout};
-use tracing::Instrument;
+use tower::{Layer, Service};
+use tracing::{Instrument, Span};
 
 use super::{
     Api,
@@ -36,35 +43,170 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Who may embed what we say.
 const CROSS_ORIGIN: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+/// Headers that are added to a response here and behind us: a map with room for them need not grow on the way.
+const HEADERS: usize = 9;
 
-/// The layer around all routes.
-pub(crate) async fn pass(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    let busy = api.platform.ports().activity.begin();
-    let started = Instant::now();
-    let id = request_id(&api, &request);
-    let method = request.method().clone();
-    let matched = request.extensions().get::<MatchedPath>().cloned();
-    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
-    let is_auth = route.starts_with(AUTH);
-    let whole = api.options.body_bytes_max;
-    let (body_bytes, detail) = if is_auth {
-        (whole.min(AUTH_BODY_BYTES_MAX), Detail::Private)
-    } else {
-        (whole, Detail::Logged)
-    };
-    request.extensions_mut().insert(BodyLimit(body_bytes));
-    request.extensions_mut().insert(api.bodies.clone());
-    believe_proxy(&api, &mut request);
-    let span = tracing::info_span!("request", request_id = %id, %method, %route);
-    let response = answer(&api, request, next).instrument(span.clone()).await;
-    let mut response = span.in_scope(|| problem::finish(response, &id, detail));
-    dress(&mut response, &id);
-    let took = started.elapsed();
-    let status = response.status().as_u16();
-    api.metrics.count(method.as_str(), route, status, took);
-    span.in_scope(|| tracing::debug!(status, took_ms = took.as_secs_f64() * 1000.0, "answered"));
-    drop(busy);
-    response
+/// Makes the ids of requests. They only tell requests apart, so one number drawn at the start is counted on: to draw one
+/// for each would cost more than all else that is done with it.
+pub(crate) struct RequestIds {
+    next: Mutex<u128>,
+}
+
+/// The layer around all routes. One of axum's `from_fn` would clone the route and put three more futures on the heap
+/// for each request.
+#[derive(Clone)]
+pub(crate) struct Edge {
+    api: Api,
+}
+
+/// A route behind the edge.
+#[derive(Clone)]
+pub(crate) struct Edged<S> {
+    api: Api,
+    route: S,
+}
+
+/// What a request is known by on its way back.
+struct Passing {
+    api: Api,
+    busy: Busy,
+    started: Instant,
+    id: String,
+    method: Method,
+    matched: Option<MatchedPath>,
+    detail: Detail,
+    span: Span,
+}
+
+// === impl RequestIds ===
+
+impl RequestIds {
+    /// Ids that no other start of the daemon makes.
+    pub(crate) fn new(rng: &dyn Rng) -> Self {
+        let mut first = [0; 16];
+        rng.fill(&mut first);
+        Self {
+            next: Mutex::new(u128::from_be_bytes(first)),
+        }
+    }
+
+    fn next(&self) -> String {
+        let number = {
+            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            *next = next.wrapping_add(1);
+            next.to_be_bytes()
+        };
+        let mut id = format!("REQ_{}", BASE32_NOPAD.encode_display(&number[6..]));
+        id.make_ascii_lowercase();
+        id
+    }
+}
+
+// === impl Edge ===
+
+impl Edge {
+    pub(crate) const fn new(api: Api) -> Self {
+        Self { api }
+    }
+}
+
+impl<S> Layer<S> for Edge {
+    type Service = Edged<S>;
+
+    fn layer(&self, route: S) -> Edged<S> {
+        Edged {
+            api: self.api.clone(),
+            route,
+        }
+    }
+}
+
+// === impl Edged ===
+
+impl<S> Service<Request> for Edged<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.route.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let passing = Passing::begin(self.api.clone(), &mut request);
+        let answer = match admit(&self.api, &request) {
+            Ok(()) => Ok(self.route.call(request)),
+            Err(refused) => Err(refused),
+        };
+        Box::pin(async move {
+            let answered = async {
+                match answer {
+                    Ok(answer) => guarded(answer, passing.api.options.answer_wait).await,
+                    Err(refused) => refused.into_response(),
+                }
+            };
+            let response = answered.instrument(passing.span.clone()).await;
+            Ok(passing.end(response))
+        })
+    }
+}
+
+// === impl Passing ===
+
+impl Passing {
+    fn begin(api: Api, request: &mut Request) -> Self {
+        let busy = api.platform.ports().activity.begin();
+        let started = Instant::now();
+        let id = request_id(&api, request);
+        let method = request.method().clone();
+        let matched = request.extensions().get::<MatchedPath>().cloned();
+        let route = route_of(matched.as_ref());
+        let whole = api.options.body_bytes_max;
+        let (body_bytes, detail) = if route.starts_with(AUTH) {
+            (whole.min(AUTH_BODY_BYTES_MAX), Detail::Private)
+        } else {
+            (whole, Detail::Logged)
+        };
+        let span = tracing::info_span!("request", request_id = %id, %method, %route);
+        // Most requests have no body, and an extension is a piece of the heap.
+        if !request.body().is_end_stream() {
+            request.extensions_mut().insert(BodyLimit(body_bytes));
+            request.extensions_mut().insert(api.bodies.clone());
+        }
+        believe_proxy(&api, request);
+        Self {
+            api,
+            busy,
+            started,
+            id,
+            method,
+            matched,
+            detail,
+            span,
+        }
+    }
+
+    fn end(self, response: Response) -> Response {
+        let _entered = self.span.enter();
+        let mut response = problem::finish(response, &self.id, self.detail);
+        dress(&mut response, self.id);
+        let took = self.started.elapsed();
+        let status = response.status().as_u16();
+        let route = route_of(self.matched.as_ref());
+        let metrics = &self.api.metrics;
+        metrics.count(self.method.as_str(), route, status, took);
+        tracing::debug!(status, took_ms = took.as_secs_f64() * 1000.0, "answered");
+        drop(self.busy);
+        response
+    }
+}
+
+fn route_of(matched: Option<&MatchedPath>) -> &str {
+    matched.map_or("unmatched", MatchedPath::as_str)
 }
 
 /// Nothing is at this path.
@@ -80,25 +222,27 @@ pub(crate) async fn method_not_allowed() -> ApiError {
     )
 }
 
-async fn answer(api: &Api, request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().copied();
-    if let Some(ip) = peer.as_ref().and_then(Peer::limited_by)
-        && let Err(refused) = api.limits.ip(ip)
-    {
-        return refused.into_response();
+/// Whether the request may go on: the limit of its address, and room for what it may make.
+fn admit(api: &Api, request: &Request) -> Result<(), ApiError> {
+    let peer = request.extensions().get::<Peer>();
+    if let Some(ip) = peer.and_then(Peer::limited_by) {
+        api.limits.ip(ip)?;
     }
     // Reads go on while memory is short: they wake nobody.
-    if !request.method().is_safe()
-        && let Err(refused) = api.known(api.platform.has_room())
-    {
-        return refused.into_response();
+    if request.method().is_safe() {
+        return Ok(());
     }
-    let answered = timeout(
-        api.options.answer_wait,
-        AssertUnwindSafe(next.run(request)).catch_unwind(),
-    );
-    match answered.await {
-        Ok(Ok(response)) => response,
+    api.known(api.platform.has_room())
+}
+
+/// A route's answer, or the problem that it panicked or took too long.
+async fn guarded(
+    answer: impl Future<Output = Result<Response, Infallible>>,
+    patience: Duration,
+) -> Response {
+    match timeout(patience, AssertUnwindSafe(answer).catch_unwind()).await {
+        Ok(Ok(Ok(response))) => response,
+        Ok(Ok(Err(never))) => match never {},
         Ok(Err(panic)) => ApiError::internal(words(&*panic)).into_response(),
         Err(_) => ApiError::new(
             Code::OutcomeUnknown,
@@ -125,11 +269,7 @@ fn request_id(api: &Api, request: &Request) -> String {
     {
         return text.to_owned();
     }
-    let mut bytes = [0; 10];
-    api.platform.ports().rng.fill(&mut bytes);
-    let mut id = format!("REQ_{}", BASE32_NOPAD.encode_display(&bytes));
-    id.make_ascii_lowercase();
-    id
+    api.request_ids.next()
 }
 
 fn is_harmless(text: &str) -> bool {
@@ -185,8 +325,9 @@ fn address(hop: &str) -> Option<IpAddr> {
 }
 
 /// Adds what no response goes without. There is no CORS: another site's script may not read us.
-fn dress(response: &mut Response, id: &str) {
+fn dress(response: &mut Response, id: String) {
     let headers = response.headers_mut();
+    headers.reserve(HEADERS);
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
@@ -202,7 +343,7 @@ fn dress(response: &mut Response, id: &str) {
             .entry(name)
             .or_insert(HeaderValue::from_static(value));
     }
-    if let Ok(id) = HeaderValue::from_str(id) {
+    if let Ok(id) = HeaderValue::try_from(id) {
         headers.insert(REQUEST_ID, id);
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 }
 
 /// The events of the account, as they happen.
-#[utoipa::path(get, path = "/events", tag = "events",
+#[utoipa::path(get, path = "/api/v1/events", tag = "events",
     params(("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen")),
     responses((status = 200, body = String, content_type = "text/event-stream")))]
 async fn events(

@@ -5,6 +5,8 @@
 //! bodies by their length. After a chunked request it stops, because the server closes the connection
 //! after answering one; so it never has to know where a chunked body ends.
 
+use memchr::memchr;
+
 /// Most bytes of a head that are looked at; hyper refuses longer ones with 431.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
@@ -102,8 +104,12 @@ impl Framing {
 impl Lengths {
     fn of(head: &[u8]) -> Self {
         let mut found = Self::default();
-        for line in head.split(|byte| *byte == b'\n') {
-            let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+        let mut rest = head;
+        while !rest.is_empty() {
+            let end = memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+            let line;
+            (line, rest) = rest.split_at(end);
+            let Some(colon) = memchr(b':', line) else {
                 continue;
             };
             let name = line[..colon].trim_ascii();
@@ -143,7 +149,7 @@ fn head_end(head: &[u8], known: usize) -> Option<usize> {
         .iter()
         .position(|byte| !matches!(byte, b'\r' | b'\n'))?;
     let mut at = known.saturating_sub(3).max(start);
-    while let Some(line) = head[at..].iter().position(|byte| *byte == b'\n') {
+    while let Some(line) = memchr(b'\n', &head[at..]) {
         at += line + 1;
         match &head[at..] {
             [b'\n', ..] => return Some(at + 1),

@@ -79,7 +79,7 @@ struct SignalView {
 }
 
 /// The health of an inbox: a score with its interval, what drives it, what would move it.
-#[utoipa::path(get, path = "/inboxes/{inbox_id}/health", tag = "inboxes", params(("inbox_id" = String, Path)),
+#[utoipa::path(get, path = "/api/v1/inboxes/{inbox_id}/health", tag = "inboxes", params(("inbox_id" = String, Path)),
     responses((status = 200, body = HealthView)))]
 async fn health(
     State(api): State<Api>,

@@ -156,7 +156,7 @@ struct PasswordView {
 }
 
 /// Makes inboxes on a domain: a job to follow.
-#[utoipa::path(post, path = "/infrastructure/provision", tag = "infrastructure", request_body = ProvisionInboxes,
+#[utoipa::path(post, path = "/api/v1/infrastructure/provision", tag = "infrastructure", request_body = ProvisionInboxes,
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repetition safe for 24 hours")),
     responses((status = 202, body = JobView)))]
 async fn provision(
@@ -174,7 +174,7 @@ async fn provision(
 }
 
 /// The inboxes of the account, or of one domain. Deleted ones are left out.
-#[utoipa::path(get, path = "/infrastructure/inboxes", tag = "infrastructure", params(InboxesQuery),
+#[utoipa::path(get, path = "/api/v1/infrastructure/inboxes", tag = "infrastructure", params(InboxesQuery),
     responses((status = 200, body = ListView<InboxView>)))]
 async fn list(
     State(api): State<Api>,
@@ -208,7 +208,7 @@ async fn list(
 }
 
 /// One inbox.
-#[utoipa::path(get, path = "/infrastructure/inboxes/{inbox_id}", tag = "infrastructure",
+#[utoipa::path(get, path = "/api/v1/infrastructure/inboxes/{inbox_id}", tag = "infrastructure",
     params(("inbox_id" = String, Path)), responses((status = 200, body = InboxView)))]
 async fn show(
     State(api): State<Api>,
@@ -219,7 +219,7 @@ async fn show(
 }
 
 /// Changes what is given, leaves the rest.
-#[utoipa::path(patch, path = "/infrastructure/inboxes/{inbox_id}", tag = "infrastructure", request_body = ChangeInbox,
+#[utoipa::path(patch, path = "/api/v1/infrastructure/inboxes/{inbox_id}", tag = "infrastructure", request_body = ChangeInbox,
     params(("inbox_id" = String, Path)), responses((status = 200, body = InboxView)))]
 async fn change(
     State(api): State<Api>,
@@ -233,7 +233,7 @@ async fn change(
 }
 
 /// Deletes an inbox; its address stays taken.
-#[utoipa::path(delete, path = "/infrastructure/inboxes/{inbox_id}", tag = "infrastructure",
+#[utoipa::path(delete, path = "/api/v1/infrastructure/inboxes/{inbox_id}", tag = "infrastructure",
     params(("inbox_id" = String, Path)), responses((status = 204)))]
 async fn remove(
     State(api): State<Api>,
@@ -245,7 +245,7 @@ async fn remove(
 }
 
 /// What is known of an inbox's password.
-#[utoipa::path(get, path = "/infrastructure/inboxes/{inbox_id}/credentials", tag = "infrastructure",
+#[utoipa::path(get, path = "/api/v1/infrastructure/inboxes/{inbox_id}/credentials", tag = "infrastructure",
     params(("inbox_id" = String, Path)), responses((status = 200, body = CredentialView)))]
 async fn credentials(
     State(api): State<Api>,
@@ -257,7 +257,7 @@ async fn credentials(
 }
 
 /// Shows the password, once. 410 after that: rotate it.
-#[utoipa::path(post, path = "/infrastructure/inboxes/{inbox_id}/credentials/show", tag = "infrastructure",
+#[utoipa::path(post, path = "/api/v1/infrastructure/inboxes/{inbox_id}/credentials/show", tag = "infrastructure",
     params(("inbox_id" = String, Path)), responses((status = 200, body = PasswordView)))]
 async fn show_password(
     State(api): State<Api>,
@@ -271,7 +271,7 @@ async fn show_password(
 }
 
 /// Makes a new password and shows it. The old one stops working.
-#[utoipa::path(post, path = "/infrastructure/inboxes/{inbox_id}/credentials/rotate", tag = "infrastructure",
+#[utoipa::path(post, path = "/api/v1/infrastructure/inboxes/{inbox_id}/credentials/rotate", tag = "infrastructure",
     params(("inbox_id" = String, Path)), responses((status = 200, body = PasswordView)))]
 async fn rotate(
     State(api): State<Api>,
@@ -285,7 +285,7 @@ async fn rotate(
 }
 
 /// The inboxes as CSV, without passwords.
-#[utoipa::path(get, path = "/infrastructure/export-csv", tag = "infrastructure", params(ExportQuery),
+#[utoipa::path(get, path = "/api/v1/infrastructure/export-csv", tag = "infrastructure", params(ExportQuery),
     responses((status = 200, body = String, content_type = "text/csv")))]
 async fn export_csv(
     State(api): State<Api>,

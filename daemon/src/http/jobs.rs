@@ -64,7 +64,7 @@ struct StepView {
 }
 
 /// The jobs of the account.
-#[utoipa::path(get, path = "/jobs", tag = "jobs", params(PageQuery),
+#[utoipa::path(get, path = "/api/v1/jobs", tag = "jobs", params(PageQuery),
     responses((status = 200, body = ListView<JobView>)))]
 async fn list(
     State(api): State<Api>,
@@ -78,7 +78,7 @@ async fn list(
 }
 
 /// One job: its steps, its progress, what went wrong.
-#[utoipa::path(get, path = "/jobs/{job_id}", tag = "jobs", params(("job_id" = String, Path)),
+#[utoipa::path(get, path = "/api/v1/jobs/{job_id}", tag = "jobs", params(("job_id" = String, Path)),
     responses((status = 200, body = JobView)))]
 async fn show(
     State(api): State<Api>,
@@ -90,7 +90,7 @@ async fn show(
 }
 
 /// Stops a job; what it has done stays. 409 when it has ended.
-#[utoipa::path(post, path = "/jobs/{job_id}/cancel", tag = "jobs", params(("job_id" = String, Path)),
+#[utoipa::path(post, path = "/api/v1/jobs/{job_id}/cancel", tag = "jobs", params(("job_id" = String, Path)),
     responses((status = 200, body = JobView)))]
 async fn cancel(
     State(api): State<Api>,

@@ -97,7 +97,7 @@ struct RecipientView {
 /// Accepts a message for sending: it is on disk when the answer comes.
 ///
 /// 409 when a gate is closed, 429 when a budget is used up, 422 for a suppressed recipient.
-#[utoipa::path(post, path = "/inboxes/{inbox_id}/messages", tag = "messages", request_body = SendMessage,
+#[utoipa::path(post, path = "/api/v1/inboxes/{inbox_id}/messages", tag = "messages", request_body = SendMessage,
     params(("inbox_id" = String, Path),
         ("Idempotency-Key" = Option<String>, Header, description = "Makes a repetition safe for 24 hours")),
     responses((status = 202, body = MessageView)))]
@@ -121,7 +121,7 @@ async fn send(
 }
 
 /// What the inbox sent and received.
-#[utoipa::path(get, path = "/inboxes/{inbox_id}/messages", tag = "messages",
+#[utoipa::path(get, path = "/api/v1/inboxes/{inbox_id}/messages", tag = "messages",
     params(("inbox_id" = String, Path), PageQuery), responses((status = 200, body = ListView<MessageView>)))]
 async fn list(
     State(api): State<Api>,
@@ -137,7 +137,7 @@ async fn list(
 }
 
 /// One message, with the fate of each recipient.
-#[utoipa::path(get, path = "/inboxes/{inbox_id}/messages/{message_id}", tag = "messages",
+#[utoipa::path(get, path = "/api/v1/inboxes/{inbox_id}/messages/{message_id}", tag = "messages",
     params(("inbox_id" = String, Path), ("message_id" = String, Path)), responses((status = 200, body = MessageView)))]
 async fn show(
     State(api): State<Api>,
@@ -149,7 +149,7 @@ async fn show(
 }
 
 /// The bytes of a message, as they were sent or received (RFC 5322).
-#[utoipa::path(get, path = "/inboxes/{inbox_id}/messages/{message_id}/raw", tag = "messages",
+#[utoipa::path(get, path = "/api/v1/inboxes/{inbox_id}/messages/{message_id}/raw", tag = "messages",
     params(("inbox_id" = String, Path), ("message_id" = String, Path)),
     responses((status = 200, body = String, content_type = "message/rfc822")))]
 async fn raw(

@@ -16,7 +16,7 @@ use std::{
 use axum::{Router, body::Body};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use inboxgrove_config::Cidr;
 use inboxgrove_model::ports::{BoxStream, Listener};
 use tokio::{
@@ -31,7 +31,7 @@ use tower::ServiceExt;
 
 use super::{
     problem::{ApiError, Code},
-    stream::{Pulse, Watched},
+    stream::{HeadTimer, Pulse, Watched},
 };
 
 /// Most headers of a request; a browser sends about 20.
@@ -373,20 +373,15 @@ async fn connection(
     let (stream, pulse) = Watched::new(stream);
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(HeadTimer::new(&pulse))
         .header_read_timeout(shared.limits.header_read)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX);
     let service = {
         let (shared, pulse) = (Arc::clone(&shared), Arc::clone(&pulse));
         hyper::service::service_fn(move |request| {
-            answer(
-                app.clone(),
-                request,
-                peer,
-                Arc::clone(&pulse),
-                shared.draining.clone(),
-            )
+            let (shared, pulse) = (Arc::clone(&shared), Arc::clone(&pulse));
+            answer(shared, app.clone(), request, peer, pulse)
         })
     };
     let serving = builder.serve_connection(TokioIo::new(stream), service);
@@ -405,12 +400,8 @@ where
         tokio::time::sleep(LAST_REQUEST_WAIT).await;
     });
     loop {
-        let patience = if pulse.begun() {
-            shared.limits.stalled
-        } else {
-            shared.limits.header_read
-        };
-        let end = pulse.moved() + patience;
+        // Nobody is told when hyper begins to wait for a head: one looks again before that wait can be over.
+        let look = (Instant::now() + shared.limits.header_read).min(deadline(shared, pulse));
         tokio::select! {
             biased;
             _ended = &mut serving => return, // How a peer ends its connection concerns nobody else.
@@ -420,8 +411,8 @@ where
                 asked = true;
                 serving.as_mut().graceful_shutdown();
             }
-            () = sleep_until(end) => {
-                if Instant::now() >= pulse.moved() + patience {
+            () = sleep_until(look) => {
+                if Instant::now() >= deadline(shared, pulse) {
                     return;
                 }
             }
@@ -429,13 +420,24 @@ where
     }
 }
 
+/// When the patience with a peer ends: nothing has moved for too long, or its head is still not there.
+fn deadline(shared: &Shared, pulse: &Pulse) -> Instant {
+    let patience = if pulse.begun() {
+        shared.limits.stalled
+    } else {
+        shared.limits.header_read
+    };
+    let stalled = pulse.moved() + patience;
+    pulse.head_by().map_or(stalled, |by| by.min(stalled))
+}
+
 /// One request. Closes the connection where keeping it would be unsafe or pointless.
 async fn answer(
+    shared: Arc<Shared>,
     app: Router,
     request: Request<Incoming>,
     peer: Peer,
     pulse: Arc<Pulse>,
-    draining: CancellationToken,
 ) -> Result<Response<Body>, std::convert::Infallible> {
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let mut request = request.map(Body::new);
@@ -452,7 +454,7 @@ async fn answer(
             Err(never) => match never {},
         }
     };
-    let closes = chunked || pulse.ambiguous() || draining.is_cancelled();
+    let closes = chunked || pulse.ambiguous() || shared.draining.is_cancelled();
     if closes {
         debug_assert_ne!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         response

@@ -97,7 +97,7 @@ struct ChangesView {
 /// Starts or resumes the warmup of inboxes.
 ///
 /// Each is answered for itself; when every one is refused, the first refusal is the answer.
-#[utoipa::path(post, path = "/warmup/start", tag = "warmup", request_body = WarmupInboxes,
+#[utoipa::path(post, path = "/api/v1/warmup/start", tag = "warmup", request_body = WarmupInboxes,
     responses((status = 200, body = ChangesView)))]
 async fn start(
     State(api): State<Api>,
@@ -112,7 +112,7 @@ async fn start(
 }
 
 /// Pauses the warmup of inboxes. People's mail goes on.
-#[utoipa::path(post, path = "/warmup/pause", tag = "warmup", request_body = WarmupInboxes,
+#[utoipa::path(post, path = "/api/v1/warmup/pause", tag = "warmup", request_body = WarmupInboxes,
     responses((status = 200, body = ChangesView)))]
 async fn pause(
     State(api): State<Api>,
@@ -127,7 +127,7 @@ async fn pause(
 }
 
 /// How far the warmup of each inbox has come.
-#[utoipa::path(get, path = "/warmup/progress", tag = "warmup", params(PageQuery),
+#[utoipa::path(get, path = "/api/v1/warmup/progress", tag = "warmup", params(PageQuery),
     responses((status = 200, body = ListView<ProgressView>)))]
 async fn progress(
     State(api): State<Api>,

@@ -81,7 +81,7 @@ impl Committer {
         let stale = batch
             .leases
             .iter()
-            .find(|lease| !self.leases.is_current(lease));
+            .find(|lease| !self.shared.leases.is_current(lease));
         match stale {
             Some(lease) => Err(CommitError::Stale {
                 owner: lease.owner.clone(),

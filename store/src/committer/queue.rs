@@ -33,9 +33,18 @@ pub(crate) enum Queue {
     /// It has a thread of its own.
     Thread {
         sender: Option<SyncSender<(Request, usize)>>,
-        waiting_bytes: Arc<AtomicUsize>,
+        load: Arc<Load>,
         thread: Option<JoinHandle<()>>,
     },
+}
+
+/// What lies before the committer's thread.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    /// Bytes of the requests that wait.
+    bytes: AtomicUsize,
+    /// Requests that were handed over and are not done.
+    requests: AtomicUsize,
 }
 
 // === impl Queue ===
@@ -49,16 +58,24 @@ impl Queue {
     /// A queue to a committer on its own thread.
     pub(crate) fn thread(committer: Committer) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(QUEUE_LEN);
-        let waiting_bytes = Arc::new(AtomicUsize::new(0));
-        let waiting = Arc::clone(&waiting_bytes);
+        let load = Arc::<Load>::default();
+        let waiting = Arc::clone(&load);
         let thread = thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || run(committer, &receiver, &waiting))?;
         Ok(Self::Thread {
             sender: Some(sender),
-            waiting_bytes,
+            load,
             thread: Some(thread),
         })
+    }
+
+    /// Whether all that was handed over is done. Never said of an inline committer: its disk may hold requests back.
+    pub(crate) fn rests(&self) -> bool {
+        match self {
+            Self::Inline(..) => false,
+            Self::Thread { load, .. } => load.requests.load(Ordering::Acquire) == 0,
+        }
     }
 
     /// Hands a request over. It is refused with `Busy` when too much waits.
@@ -71,9 +88,9 @@ impl Queue {
             }
             Self::Thread {
                 sender: Some(sender),
-                waiting_bytes,
+                load,
                 ..
-            } => send(sender, waiting_bytes, request),
+            } => send(sender, load, request),
             Self::Thread { sender: None, .. } => request.refuse(&CommitError::Failed {
                 why: "the store is closed".to_owned(),
             }),
@@ -92,6 +109,7 @@ impl Queue {
             }
             Self::Thread {
                 sender: Some(sender),
+                load,
                 ..
             } => {
                 let (answer, answered) = std::sync::mpsc::channel();
@@ -99,6 +117,7 @@ impl Queue {
                     // Whoever asked waits below; only a panic of theirs could take them away.
                     answer.send(work(committer)).ok();
                 }));
+                load.requests.fetch_add(1, Ordering::AcqRel);
                 sender.send((work, 0)).ok()?;
                 answered.recv().ok()
             }
@@ -159,9 +178,10 @@ pub(crate) fn answer<T>() -> (Answer<T>, oneshot::Receiver<Result<T, CommitError
     oneshot::channel()
 }
 
-fn send(sender: &SyncSender<(Request, usize)>, waiting_bytes: &AtomicUsize, request: Request) {
+fn send(sender: &SyncSender<(Request, usize)>, load: &Load, request: Request) {
     let weight = request.weight();
-    let before = waiting_bytes.fetch_add(weight, Ordering::AcqRel);
+    load.requests.fetch_add(1, Ordering::AcqRel);
+    let before = load.bytes.fetch_add(weight, Ordering::AcqRel);
     let refused = if before > 0 && before + weight > QUEUE_BYTES {
         Some((request, CommitError::Busy))
     } else {
@@ -175,17 +195,18 @@ fn send(sender: &SyncSender<(Request, usize)>, waiting_bytes: &AtomicUsize, requ
         }
     };
     if let Some((request, why)) = refused {
-        waiting_bytes.fetch_sub(weight, Ordering::AcqRel);
+        load.bytes.fetch_sub(weight, Ordering::AcqRel);
+        load.requests.fetch_sub(1, Ordering::AcqRel);
         request.refuse(&why);
     }
 }
 
 /// The committer's thread: ends when the store is dropped.
-fn run(mut committer: Committer, receiver: &Receiver<(Request, usize)>, waiting: &AtomicUsize) {
+fn run(mut committer: Committer, receiver: &Receiver<(Request, usize)>, load: &Load) {
     let shared: Arc<Shared> = Arc::clone(&committer.shared);
     loop {
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            serve(&mut committer, receiver, waiting);
+            serve(&mut committer, receiver, load);
         }));
         match ended {
             Ok(()) => break,
@@ -196,7 +217,7 @@ fn run(mut committer: Committer, receiver: &Receiver<(Request, usize)>, waiting:
     committer.checkpoint();
 }
 
-fn serve(committer: &mut Committer, receiver: &Receiver<(Request, usize)>, waiting: &AtomicUsize) {
+fn serve(committer: &mut Committer, receiver: &Receiver<(Request, usize)>, load: &Load) {
     loop {
         let first = match committer.checkpoint_due_in() {
             Some(wait) => match receiver.recv_timeout(wait) {
@@ -217,10 +238,12 @@ fn serve(committer: &mut Committer, receiver: &Receiver<(Request, usize)>, waiti
         let drained: Vec<Request> = std::iter::once(first)
             .chain(rest)
             .map(|(request, weight)| {
-                waiting.fetch_sub(weight, Ordering::AcqRel);
+                load.bytes.fetch_sub(weight, Ordering::AcqRel);
                 request
             })
             .collect();
+        let count = drained.len();
         committer.serve(drained);
+        load.requests.fetch_sub(count, Ordering::AcqRel);
     }
 }

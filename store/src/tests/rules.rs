@@ -2,6 +2,7 @@
 //!
 //! | rule | held by |
 //! |---|---|
+//! | §3 an owner loads behind the commits before it | `an_owner_comes_at_once_when_nothing_is_under_way_and_else_after_it` |
 //! | §4 append, sync, apply, answer; one sync a group | `a_group_is_written_synced_and_applied_in_this_order`, `crash::every_kind_of_failing_disk_stops_the_store_and_loses_nothing` (whoever answers before a sync or an application answers wrongly there) |
 //! | §4 the position lies in the batch of the rows | `a_row_is_never_seen_without_its_position`, `crash::nothing_acknowledged_is_lost_and_nothing_is_torn` |
 //! | §3 a lease is granted behind everything before it | `a_lease_waits_for_every_commit_before_it` |
@@ -250,6 +251,31 @@ fn a_full_queue_refuses() {
     for committed in waiting {
         super::wait(committed).expect("what was taken is done");
     }
+}
+
+#[test]
+fn an_owner_comes_at_once_when_nothing_is_under_way_and_else_after_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = Store::open(options(dir.path()), rng()).expect("opens");
+    let first = told_at_once(store.own(Owner::Outbound)).expect("nothing is under way");
+    let first = first.expect("granted");
+    let by_the_first = |id| {
+        let mut batch = put(id, "x");
+        batch.by(&first);
+        batch
+    };
+
+    let (go_on, stopper) = stop(&store);
+    let before = store.commit(by_the_first(1));
+    let mut second = store.own(Owner::Outbound);
+    assert_eq!(told_at_once(&mut second), None);
+    drop(go_on);
+    stopper.join().expect("it ends");
+
+    super::wait(before).expect("it came before the second owner");
+    super::wait(second).expect("granted");
+    let late = super::wait(store.commit(by_the_first(2)));
+    assert!(matches!(late, Err(CommitError::Stale { .. })), "{late:?}");
 }
 
 #[test]
