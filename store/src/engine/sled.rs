@@ -61,7 +61,8 @@ impl SledEngine {
             spoilt: AtomicBool::new(false),
             dir: dir.to_owned(),
         };
-        engine.prove_sync().map_err(EngineOpenError::Unusable)?;
+        let proven = engine.prove_sync(shim::calls);
+        proven.map_err(EngineOpenError::Unusable)?;
         sync_directories(dir).map_err(|why| {
             engine.spoilt.store(true, Ordering::Release);
             failed(why)
@@ -87,17 +88,17 @@ impl SledEngine {
         done
     }
 
-    /// Fails unless a flush goes through our own `sync_file_range`.
-    fn prove_sync(&self) -> Result<(), EngineError> {
+    /// Fails unless a flush goes through our own `sync_file_range`, which counts its `calls`.
+    fn prove_sync(&self, calls: impl Fn() -> u64) -> Result<(), EngineError> {
         const WHAT: &str = "write its probe";
         // Other bytes than last time: sled takes the same ones for no write at all, and has nothing to flush.
         let last = guarded(WHAT, || self.db().get(PROBE_KEY))?;
         let last = last.and_then(|bytes| bytes.as_ref().try_into().ok());
         let fresh = last.map_or(0, u64::from_be_bytes).wrapping_add(1);
-        let before = shim::calls();
+        let before = calls();
         self.writes(WHAT, |db| db.insert(PROBE_KEY, &fresh.to_be_bytes()))?;
         self.flush()?;
-        if shim::calls() == before {
+        if calls() == before {
             return Err(EngineError::new(
                 "prove that its flush reaches the disk",
                 "sync_file_range is not the store's own in this program",
@@ -404,5 +405,21 @@ mod tests {
         let before = shim::calls();
         SledEngine::open(&dir.path().join("sled"), CACHE).expect("opens");
         assert!(shim::calls() > before);
+    }
+
+    #[test]
+    fn every_opening_proves_its_sync_and_one_that_is_not_ours_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().join("sled");
+        let probes = [(); 2].map(|()| {
+            let engine = SledEngine::open(&dir, CACHE).expect("opens");
+            let elsewhere = engine.prove_sync(|| 7).expect_err("nobody counts");
+            assert!(
+                elsewhere.to_string().contains("sync_file_range"),
+                "{elsewhere}"
+            );
+            engine.get(PROBE_KEY).expect("read")
+        });
+        assert!(probes[0].is_some() && probes[0] != probes[1]);
     }
 }

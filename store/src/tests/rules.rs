@@ -2,13 +2,12 @@
 //!
 //! | rule | held by |
 //! |---|---|
-//! | §3 an owner loads behind the commits before it | `an_owner_comes_at_once_when_nothing_is_under_way_and_else_after_it` |
+//! | §3 an owner loads behind the commits before it | `a_lease_waits_for_every_commit_before_it`, `an_owner_comes_at_once_when_nothing_is_under_way_and_else_after_it` |
 //! | §4 append, sync, apply, answer; one sync a group | `a_group_is_written_synced_and_applied_in_this_order`, `crash::every_kind_of_failing_disk_stops_the_store_and_loses_nothing` (whoever answers before a sync or an application answers wrongly there) |
 //! | §4 the position lies in the batch of the rows | `a_row_is_never_seen_without_its_position`, `crash::nothing_acknowledged_is_lost_and_nothing_is_torn` |
-//! | §3 a lease is granted behind everything before it | `a_lease_waits_for_every_commit_before_it` |
 //! | §4 replaying is idempotent | `replaying_twice_changes_nothing` |
 //! | §4 only a torn tail is cut | `what_the_rows_have_is_not_taken_for_a_torn_tail`, `log::tests`: `what_the_rows_have_is_never_cut`, `damage_before_an_acknowledged_group_…`, `a_flipped_bit_in_the_last_group_…`, `a_segment_that_was_cut_…` |
-//! | §4.1.1 our own `sync_file_range` | `shim::tests`, `engine::sled::tests::flushes_go_through_our_own_sync` |
+//! | §4.1.1 our own `sync_file_range` | `shim::tests`, `engine::sled::tests::flushes_go_through_our_own_sync`, `every_opening_proves_its_sync_…` |
 //! | §4.1.2 no value above 4 KiB, no blobs | `face::what_is_too_big_is_refused_before_anything_happens`, `engine::sled::tests::a_row_above_four_kibibytes_is_a_hard_error`, `blobs_are_found_when_the_rows_are_opened` |
 //! | §4.1.3 before opening: no half-written snapshot; a sled that does not open is moved aside | `engine::sled::tests::a_torn_snapshot_is_removed_before_opening`, `disk::a_sled_that_does_not_open_is_moved_aside_and_rebuilt` |
 //! | §4.1.4 one tree, no transactions, our own ids; settings pinned | `sled_is_used_as_it_must_be` |
