@@ -143,8 +143,10 @@ impl Committer {
                 changed.extend(self.rewrite_row(key, value, format)?);
             }
             rewritten += changed.len() as u64;
-            self.refuse_if_disk_low(false)?;
-            self.write_rows(&changed)?;
+            if !changed.is_empty() {
+                self.refuse_if_disk_low(false)?;
+                self.write_rows(&changed)?;
+            }
             self.checkpoint_if_due();
             let before = seen / SAY_EVERY_ROWS;
             seen += rows.len() as u64;
@@ -179,9 +181,6 @@ impl Committer {
 
     /// Writes rows as one frame.
     fn write_rows(&mut self, rows: &[RawRow]) -> Result<(), CommitError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
         let written = append_rows(&self.shared.log, self.shared.engine.as_ref(), rows);
         self.count_unflushed(
             rows.iter()
