@@ -50,6 +50,7 @@ struct Side {
     sender: Tenant,
     domains: Vec<String>,
     get_us: Samples,
+    first_get_us: Samples,
     sends: sending::Series,
 }
 
@@ -171,17 +172,27 @@ async fn due(
 async fn growth(section: &mut Section, sides: &mut [Side; 2], effort: Effort) -> Result<()> {
     for round in 0..=effort.rounds {
         for side in &mut *sides {
-            let (get_us, sends) = side.round(round, effort).await?;
+            let (get_us, first_get_us, sends) = side.round(round, effort).await?;
             // The first round wakes the actors, opens the connections and fills the caches: it is not counted.
             if round > 0 {
                 side.get_us.push(get_us);
+                side.first_get_us.push(first_get_us);
                 side.sends.append(sends);
             }
         }
     }
     let [small, large] = sides;
+    section.row(&[
+        &"first GET of an inbox, CPU µs",
+        &large.first_get_us,
+        &"nobody has asked for it since the start, nor for anything else of most of the accounts",
+    ]);
     for (what, small, large) in [
-        ("GET inbox, CPU µs", &small.get_us, &large.get_us),
+        (
+            "GET of an active inbox, CPU µs",
+            &small.get_us,
+            &large.get_us,
+        ),
         ("send, CPU ms", &small.sends.cpu_ms, &large.sends.cpu_ms),
     ] {
         let how = format!("{small} on the small store");
@@ -291,12 +302,32 @@ impl Side {
             sender,
             domains,
             get_us: Samples::default(),
+            first_get_us: Samples::default(),
             sends: sending::Series::default(),
         })
     }
 
-    /// CPU microseconds of a GET, and a round of sends.
-    async fn round(&self, round: usize, effort: Effort) -> Result<(f64, sending::Series)> {
+    /// CPU microseconds of a GET of an active inbox and of one that was not asked for before, and a round of sends.
+    async fn round(&self, round: usize, effort: Effort) -> Result<(f64, f64, sending::Series)> {
+        let installation = &self.running.installation;
+        let get_us = self.gets(|at| at % ACTIVE).await?;
+        let begun = ACTIVE + round * LANES * GETS_OF_LANE;
+        let first_get_us = self.gets(|at| begun + at).await?;
+        let mut sends = sending::Series::default();
+        let messages = sending::messages_of(effort);
+        sending::send_all(
+            installation,
+            &self.sender,
+            &self.domains,
+            messages,
+            &mut sends,
+        )
+        .await?;
+        Ok((get_us, first_get_us, sends))
+    }
+
+    /// CPU microseconds of a GET; `number` says which inbox the n-th asks for.
+    async fn gets(&self, number: impl Fn(usize) -> usize) -> Result<f64> {
         let installation = &self.running.installation;
         let mut lanes = Vec::new();
         for (lane, connection) in connect(LANES, installation.api)
@@ -304,11 +335,12 @@ impl Side {
             .into_iter()
             .enumerate()
         {
-            let first = (round * LANES + lane) * GETS_OF_LANE;
+            let first = lane * GETS_OF_LANE;
             let requests = (first..first + GETS_OF_LANE)
                 .map(|at| {
-                    self.running
-                        .request(at, "GET", |inbox| (inbox_path(inbox), String::new()))
+                    self.running.request(number(at), "GET", |inbox| {
+                        (inbox_path(inbox), String::new())
+                    })
                 })
                 .collect::<Result<Vec<_>>>()?;
             lanes.push((connection, requests));
@@ -322,17 +354,7 @@ impl Side {
             lane.await.context("a client panicked")??;
         }
         let cpu = installation.cpu()?.saturating_sub(before).as_secs_f64() * 1e6;
-        let mut sends = sending::Series::default();
-        let messages = sending::messages_of(effort);
-        sending::send_all(
-            installation,
-            &self.sender,
-            &self.domains,
-            messages,
-            &mut sends,
-        )
-        .await?;
-        Ok((cpu / count(LANES * GETS_OF_LANE), sends))
+        Ok(cpu / count(LANES * GETS_OF_LANE))
     }
 }
 

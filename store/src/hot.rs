@@ -14,9 +14,14 @@ use inboxgrove_model::generations::Generations;
 
 use crate::{engine::Write, table::TableId};
 
-/// Tables whose rows are kept: a few small rows for each account that is at work.
-const TABLES: [TableId; 3] = [TableId::Tenant, TableId::User, TableId::Session];
-/// Rows of a generation, of which there are two: 10,000 callers have three rows each, of some 400 bytes.
+/// Tables whose rows are kept: a few small rows for each account that is at work, and the inboxes that it asks for.
+const TABLES: [TableId; 4] = [
+    TableId::Tenant,
+    TableId::User,
+    TableId::Session,
+    TableId::Inbox,
+];
+/// Rows of a generation, of which there are two: 8,000 callers have four rows each, of some 400 bytes.
 const GENERATION_ROWS: usize = 32_768;
 
 /// The kept rows.

@@ -94,7 +94,7 @@ impl Store {
         }
     }
 
-    /// As [`Store::get`], for rows that every request reads: accounts, users, sessions. The decoded row is kept
+    /// As [`Store::get`], for rows that every request reads: accounts, users, sessions, inboxes. The decoded row is kept
     /// until it is written again, so what is found is never older than what was answered.
     pub fn hot<R: Record + Sync>(&self, key: &R::Key) -> Result<Option<Arc<R>>, ReadError> {
         debug_assert!(HotRows::keeps(R::TABLE), "{} is not kept", R::TABLE);

@@ -1,5 +1,7 @@
 //! `/api/v1/infrastructure`: inboxes are made, changed, handed out, deleted.
 
+use std::sync::Arc;
+
 use axum::{Json, body::Body, extract::State, response::Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -215,7 +217,7 @@ async fn show(
     who: Caller<Reads>,
     Path(id): Path<InboxId>,
 ) -> Result<Json<InboxView>, ApiError> {
-    Ok(Json(InboxView::from(&existing(&api, who.tenant, id)?)))
+    Ok(Json(InboxView::from(&*existing(&api, who.tenant, id)?)))
 }
 
 /// Changes what is given, leaves the rest.
@@ -253,7 +255,7 @@ async fn credentials(
     Path(id): Path<InboxId>,
 ) -> Result<Json<CredentialView>, ApiError> {
     let inbox = existing(&api, who.tenant, id)?;
-    Ok(Json(CredentialView::from(&inbox)))
+    Ok(Json(CredentialView::from(&*inbox)))
 }
 
 /// Shows the password, once. 410 after that: rotate it.
@@ -357,12 +359,11 @@ pub(super) fn live(inbox: &Inbox) -> Option<&Inbox> {
 }
 
 /// The inbox of this tenant; a deleted one reads like one that never was.
-pub(super) fn existing(api: &Api, tenant: TenantId, id: InboxId) -> Result<Inbox, ApiError> {
-    let inbox: Inbox = api.row(&(tenant, id), "inbox")?;
-    match live(&inbox) {
-        Some(_) => Ok(inbox),
-        None => Err(ApiError::not_found("inbox")),
-    }
+pub(super) fn existing(api: &Api, tenant: TenantId, id: InboxId) -> Result<Arc<Inbox>, ApiError> {
+    let inbox = api.known(api.store().hot::<Inbox>(&(tenant, id)))?;
+    inbox
+        .filter(|inbox| live(inbox).is_some())
+        .ok_or_else(|| ApiError::not_found("inbox"))
 }
 
 fn domain_id(text: &str) -> Result<DomainId, ApiError> {

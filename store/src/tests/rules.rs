@@ -7,7 +7,7 @@
 //! | §4 the position lies in the batch of the rows | `a_row_is_never_seen_without_its_position`, `crash::nothing_acknowledged_is_lost_and_nothing_is_torn` |
 //! | §4 replaying is idempotent | `replaying_twice_changes_nothing` |
 //! | §4 only a torn tail is cut | `what_the_rows_have_is_not_taken_for_a_torn_tail`, `log::tests`: `what_the_rows_have_is_never_cut`, `damage_before_an_acknowledged_group_…`, `a_flipped_bit_in_the_last_group_…`, `a_segment_that_was_cut_…` |
-//! | §4.1.1 our own `sync_file_range` | `shim::tests`, `engine::sled::tests::flushes_go_through_our_own_sync`, `every_opening_proves_its_sync_…` |
+//! | §4.1.1 our own `sync_file_range` | `shim::tests`, `engine::sled::tests::flushes_go_through_our_own_sync`, `rows_are_refused_where_their_sync_is_not_our_own` |
 //! | §4.1.2 no value above 4 KiB, no blobs | `face::what_is_too_big_is_refused_before_anything_happens`, `engine::sled::tests::a_row_above_four_kibibytes_is_a_hard_error`, `blobs_are_found_when_the_rows_are_opened` |
 //! | §4.1.3 before opening: no half-written snapshot; a sled that does not open is moved aside | `engine::sled::tests::a_torn_snapshot_is_removed_before_opening`, `disk::a_sled_that_does_not_open_is_moved_aside_and_rebuilt` |
 //! | §4.1.4 one tree, no transactions, our own ids; settings pinned | `sled_is_used_as_it_must_be` |
