@@ -1,9 +1,9 @@
-//! A simulated day of many active inboxes that write to each other: what memory and disk come to, and whether
-//! they grow.
+//! A simulated day of many active inboxes that write to each other, and months of a few: what memory and disk come to,
+//! and whether they grow.
 //!
 //! The daemon runs in this process, on a real store and real sockets; only its policy time is fast, and never
-//! runs past work. Each hour a backup is made and the log is compacted, as operators have it. Memory is that of
-//! this process, so the names and the clock of the small world count, too.
+//! runs past work. The store is kept as the daemon keeps it: a backup, then compaction, then the rows written anew where
+//! that is due. Memory is that of this process, so the names and the clock of the small world count, too.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -33,24 +33,54 @@ const WARM_UP: usize = 6;
 /// Backups that are kept.
 const BACKUPS: usize = 2;
 const DAY: usize = 24;
+/// The months: so many days, of so many inboxes, with a backup every so many hours.
+const MONTHS_DAYS: usize = 90;
+const MONTHS_INBOXES: u32 = 40;
+const MONTHS_KEPT_EVERY: usize = 6;
+/// Days of the months before the rows have grown to what is worth a rewrite.
+const MONTHS_WARM_UP: usize = 10;
+/// A line of the report for so many days.
+const MONTHS_LINE_DAYS: usize = 5;
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// What one hour came to.
+/// How long is lived, and by how many.
+#[derive(Clone, Copy)]
+struct Span {
+    inboxes: u32,
+    hours: usize,
+    /// The store is kept, and looked at, once in so many hours.
+    kept_every: usize,
+}
+
+/// What the hours up to one came to.
 struct Hour {
     resident: f64,
     disk: f64,
     live: f64,
+    /// The rows, and the file that they are in.
+    rows: f64,
+    rows_file: f64,
     commits: u64,
     activity: usize,
+}
+
+/// What is left when the store was kept, in bytes.
+struct Kept {
+    rows: f64,
+    log: f64,
 }
 
 /// Runs the bench: as many inboxes as the effort says.
 pub(crate) fn run(effort: Effort) -> Result<Section> {
     let runtime = Runtime::new().context("a runtime can be started")?;
-    let hours = runtime.block_on(live(effort.active))?;
+    let hours = runtime.block_on(live(Span {
+        inboxes: effort.active,
+        hours: DAY,
+        kept_every: 1,
+    }))?;
     let about = format!(
         "{} inboxes in warmup write to each other and answer, over SMTP on loopback, for {DAY} hours of policy time, the daemon in this \
-         process with a store on the disk; every hour a backup is made ({BACKUPS} are kept) and the log is compacted. Live are the \
+         process with a store on the disk; every hour a backup is made ({BACKUPS} are kept), the log is compacted, and the rows are written anew where it is due. Live are the \
          rows as the newest backup holds them, and the log as compaction leaves it. The slope is by least squares after {WARM_UP} hours.",
         effort.active
     );
@@ -78,23 +108,64 @@ pub(crate) fn run(effort: Effort) -> Result<Section> {
         .iter()
         .map(|hour| hour.resident / MIB)
         .fold(0.0, f64::max);
-    section.goal("resident MiB, most", one(most), Bound::AtMost(512.0));
+    section.goal(
+        "resident MiB, most",
+        Samples::of(most),
+        Bound::AtMost(512.0),
+    );
     let resident: Vec<f64> = settled.iter().map(|hour| hour.resident / MIB).collect();
     section.goal(
         "resident MiB an hour",
-        one(slope(&resident)),
+        Samples::of(slope(&resident)),
         Bound::AtMost(1.0),
     );
     let last = hours.last().context("an hour was lived")?;
     section.goal(
         "disk against live data at the end",
-        one(last.disk / last.live),
+        Samples::of(last.disk / last.live),
         Bound::AtMost(3.0),
     );
     Ok(section)
 }
 
-async fn live(inboxes: u32) -> Result<Vec<Hour>> {
+/// Runs the bench of months.
+pub(crate) fn months(_effort: Effort) -> Result<Section> {
+    let runtime = Runtime::new().context("a runtime can be started")?;
+    let hours = runtime.block_on(live(Span {
+        inboxes: MONTHS_INBOXES,
+        hours: MONTHS_DAYS * DAY,
+        kept_every: MONTHS_KEPT_EVERY,
+    }))?;
+    let about = format!(
+        "As the day of churn, but {MONTHS_INBOXES} inboxes for {MONTHS_DAYS} days, and a backup every {MONTHS_KEPT_EVERY} hours. Rows \
+         are keys and values as the newest backup holds them; their file is sled's."
+    );
+    let header = ["day", "file of rows MiB", "rows MiB", "ratio", "commits"];
+    let mut section = Section::new("Months of churn", &about, &header);
+    let days = hours.chunks(DAY / MONTHS_KEPT_EVERY);
+    for (n, day) in days.enumerate() {
+        let Some(last) = day.last().filter(|_| (n + 1) % MONTHS_LINE_DAYS == 0) else {
+            continue;
+        };
+        section.row(&[
+            &(n + 1),
+            &format!("{:.1}", last.rows_file / MIB),
+            &format!("{:.1}", last.rows / MIB),
+            &format!("{:.2}", last.rows_file / last.rows),
+            &last.commits,
+        ]);
+    }
+    let settled = hours.iter().skip(MONTHS_WARM_UP * DAY / MONTHS_KEPT_EVERY);
+    let most = settled
+        .map(|hour| hour.rows_file / hour.rows)
+        .fold(0.0, f64::max);
+    let what = format!("the file of rows against the rows, most after {MONTHS_WARM_UP} days");
+    section.goal(&what, Samples::of(most), Bound::AtMost(3.0));
+    Ok(section)
+}
+
+async fn live(span: Span) -> Result<Vec<Hour>> {
+    let inboxes = span.inboxes;
     let system = SystemClock::new(PolicyTime::default());
     let start = system.policy();
     let clock = FastClock::new(start, Arc::new(move || system.wall()));
@@ -122,58 +193,64 @@ async fn live(inboxes: u32) -> Result<Vec<Hour>> {
     say(&format!("  {inboxes} inboxes are there"));
     let mut hours = Vec::new();
     let begun = clock.policy();
-    for n in 0..DAY {
-        let until = begun.after(Duration::from_hours(n as u64 + 1));
+    for (n, hour) in (span.kept_every..=span.hours)
+        .step_by(span.kept_every)
+        .enumerate()
+    {
+        let until = begun.after(Duration::from_hours(hour as u64));
         clock.run(&activity, until, Duration::ZERO).await;
-        let live = keep(&grove, n, clock.policy()).await?;
+        let kept = keep(&grove, n, clock.policy()).await?;
         let store = grove.folder.path().join("store");
         let tree = grove.platform().tree(&"running".into()).await;
-        let hour = Hour {
+        let stats = grove.store.stats();
+        let lived = Hour {
             resident: resident()?,
             disk: bytes_of(&store)?,
-            live,
-            commits: grove.store.stats().commits,
+            live: kept.rows + kept.log,
+            rows: kept.rows,
+            rows_file: size(stats.rows_bytes),
+            commits: stats.commits,
             activity: tree.nodes.len() + tree.left_out,
         };
         say(&format!(
             "  hour {}: {:.0} MiB resident, {:.0} MiB on disk, {:.0} MiB live, {} commits, {} awake",
-            n + 1,
-            hour.resident / MIB,
-            hour.disk / MIB,
-            hour.live / MIB,
-            hour.commits,
-            hour.activity
+            hour,
+            lived.resident / MIB,
+            lived.disk / MIB,
+            lived.live / MIB,
+            lived.commits,
+            lived.activity
         ));
-        hours.push(hour);
+        hours.push(lived);
     }
     grove.end(Duration::from_secs(10)).await?;
     Ok(hours)
 }
 
-/// Makes this hour's backup and compacts the log; the rows and the log that are left, in bytes.
-async fn keep(grove: &Grove, hour: usize, now: PolicyTime) -> Result<f64> {
+/// Makes the n-th backup and does what the daemon does after it.
+async fn keep(grove: &Grove, n: usize, now: PolicyTime) -> Result<Kept> {
     let folder = grove.folder.path().to_owned();
     let store = grove.store.clone();
     let kept = tokio::task::spawn_blocking(move || {
-        let name = |hour: usize| folder.join(format!("backup-{hour}"));
-        store.backup(&name(hour))?;
-        if let Some(old) = hour.checked_sub(BACKUPS) {
+        let name = |n: usize| folder.join(format!("backup-{n}"));
+        store.backup(&name(n))?;
+        if let Some(old) = n.checked_sub(BACKUPS) {
             fs::remove_dir_all(name(old))?;
         }
         store.compact(now)?;
-        let rows = fs::metadata(name(hour).join("rows"))?.len();
-        Ok(size(rows + store.stats().log_bytes))
+        if store.rewrite_is_due() {
+            store.rewrite_rows()?;
+        }
+        let rows = fs::metadata(name(n).join("rows"))?.len();
+        Ok(Kept {
+            rows: size(rows),
+            log: size(store.stats().log_bytes),
+        })
     });
     kept.await?
 }
 
 // === free functions ===
-
-fn one(sample: f64) -> Samples {
-    let mut samples = Samples::default();
-    samples.push(sample);
-    samples
-}
 
 /// By how much a series rises a step, by least squares.
 fn slope(series: &[f64]) -> f64 {

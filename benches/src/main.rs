@@ -3,7 +3,7 @@
 //!
 //! `inboxgrove-benches [--rounds N] [--seconds S] [--inboxes N] [--active N] [--write] [NAME…]`: without names all of them, and then
 //! the file is written anew; with names only those, and `--write` puts what they found in the place of what stands
-//! there of them. Names: `commits`, `lives`, `signing`, `sending`, `reading`, `posting`, `scale`, `supervision`, `churn`. Use a release build:
+//! there of them. Names: `commits`, `lives`, `signing`, `sending`, `reading`, `posting`, `scale`, `supervision`, `churn`, `months`. Use a release build:
 //! `make bench`, or `cargo run --release -p inboxgrove-benches -- reading`.
 
 mod churn;
@@ -119,6 +119,11 @@ const BENCHES: &[Bench] = &[
         name: "churn",
         title: "A day of churn",
         run: churn::run,
+    },
+    Bench {
+        name: "months",
+        title: "Months of churn",
+        run: churn::months,
     },
 ];
 
