@@ -235,8 +235,13 @@ fn find_end(media: &dyn Media, segment: &Segment) -> Result<End, LogError> {
         tail: Vec::new(),
     };
     let damage = loop {
+        let behind_last = reader.offset();
         let next = reader.peek();
-        end.offset = reader.offset();
+        // Where nothing follows, the zeros behind the last frame are not its own: they show that the file was not cut there.
+        end.offset = match next {
+            Ok(None) => behind_last,
+            _ => reader.offset(),
+        };
         let frame = match next {
             Ok(None) => break None,
             Ok(Some(head)) if head.seq == end.next_seq => reader.take(&head),

@@ -211,6 +211,11 @@ fn a_segment_that_was_cut_is_refused_wherever_it_was_cut() {
     }
 }
 
+/// With segments that have to grow before they are full.
+fn open_large(disk: &MemDisk) -> Result<(Log, Option<TornTail>), LogError> {
+    Log::open(disk.attach().0, 2 * RESERVE_BYTES, 0)
+}
+
 #[test]
 fn a_crash_while_the_reserve_is_made_longer_is_no_damage() {
     let large = usize::try_from(RESERVE_BYTES).expect("it is small") - 700;
@@ -218,13 +223,13 @@ fn a_crash_while_the_reserve_is_made_longer_is_no_damage() {
     let places = (0..6).flat_map(|operations| [(operations, 0), (operations, 5000)]);
     for (operations, kept) in places {
         let disk = MemDisk::new();
-        let (log, _) = Log::open(disk.attach().0, 2 * RESERVE_BYTES, 0).expect("opens");
+        let (log, _) = open_large(&disk).expect("opens");
         append(&log, 3);
         disk.cut_power_in(operations, kept);
         let bytes = frame(4, 4, &vec![9; large]);
         let done = log.append(&bytes, &[(4, 0)]);
         disk.crash();
-        let (log, _) = Log::open(disk.attach().0, 2 * RESERVE_BYTES, 0).expect("no damage");
+        let (log, _) = open_large(&disk).expect("no damage");
         assert!(log.next_seq() == 4 || (done.is_ok() && log.next_seq() == 5));
         append(&log, 1);
         assert_eq!(log.segments()[0].file_bytes % RESERVE_BYTES, 0);
@@ -233,9 +238,29 @@ fn a_crash_while_the_reserve_is_made_longer_is_no_damage() {
 }
 
 #[test]
+fn a_group_may_end_anywhere_in_the_last_sector_of_its_file() {
+    let reserve = usize::try_from(RESERVE_BYTES).expect("it is small");
+    let head = frame(1, 1, b"").len();
+    for left in [1, 2, 100, 511, 512, 513] {
+        let disk = MemDisk::new();
+        let (log, _) = open_large(&disk).expect("opens");
+        let fits = frame(1, 1, &vec![9; reserve - 512 - left - head]);
+        log.append(&fits, &[(1, 0)]).expect("appended");
+        assert_eq!(end_of(&log) + left, reserve);
+        assert_eq!(log.segments()[0].file_bytes, RESERVE_BYTES);
+        disk.crash();
+        let (log, torn) = open_large(&disk).expect("it is whole");
+        assert_eq!((log.next_seq(), torn), (2, None), "{left}");
+        append(&log, 1);
+        let (log, torn) = open_large(&disk).expect("it has grown");
+        assert_eq!((log.next_seq(), torn), (3, None), "{left}");
+    }
+}
+
+#[test]
 fn a_frame_never_reaches_the_end_of_its_file() {
     let disk = MemDisk::new();
-    let (log, _) = Log::open(disk.attach().0, 2 * RESERVE_BYTES, 0).expect("opens");
+    let (log, _) = open_large(&disk).expect("opens");
     let head = frame(1, 1, b"").len();
     let reserve = usize::try_from(RESERVE_BYTES).expect("it is small");
     let fits = frame(1, 1, &vec![9; reserve - 512 - head]);
