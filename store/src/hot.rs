@@ -158,7 +158,7 @@ mod tests {
     fn writes_to_other_tables_change_nothing() {
         let rows = HotRows::default();
         let before = stamp(&rows, &key(1));
-        rows.forget(&[(vec![TableId::Inbox.byte(), 1], None)]);
+        rows.forget(&[(vec![TableId::Message.byte(), 1], None)]);
         rows.keep(before, key(1), &Arc::new(1_u32));
         assert!(rows.get::<u32>(&key(1)).is_ok());
     }

@@ -5,7 +5,7 @@
 //! | §3 an owner loads behind the commits before it | `a_lease_waits_for_every_commit_before_it`, `an_owner_comes_at_once_when_nothing_is_under_way_and_else_after_it` |
 //! | §4 append, sync, apply, answer; one sync a group | `a_group_is_written_synced_and_applied_in_this_order`, `crash::every_kind_of_failing_disk_stops_the_store_and_loses_nothing` (whoever answers before a sync or an application answers wrongly there) |
 //! | §4 the position lies in the batch of the rows | `a_row_is_never_seen_without_its_position`, `crash::nothing_acknowledged_is_lost_and_nothing_is_torn` |
-//! | §4 replaying is idempotent | `replaying_twice_changes_nothing` |
+//! | §4 every frame beyond the rows is applied again, and that is idempotent | `a_log_with_a_gap_behind_the_rows_is_refused`, `replaying_twice_changes_nothing` |
 //! | §4 only a torn tail is cut | `what_the_rows_have_is_not_taken_for_a_torn_tail`, `log::tests`: `what_the_rows_have_is_never_cut`, `damage_before_an_acknowledged_group_…`, `a_flipped_bit_in_the_last_group_…`, `a_segment_that_was_cut_…` |
 //! | §4.1.1 our own `sync_file_range` | `shim::tests`, `engine::sled::tests::flushes_go_through_our_own_sync`, `rows_are_refused_where_their_sync_is_not_our_own` |
 //! | §4.1.2 no value above 4 KiB, no blobs | `face::what_is_too_big_is_refused_before_anything_happens`, `engine::sled::tests::a_row_above_four_kibibytes_is_a_hard_error`, `blobs_are_found_when_the_rows_are_opened` |
@@ -171,6 +171,28 @@ fn what_the_rows_have_is_not_taken_for_a_torn_tail() {
     let why = try_open(&disk).expect_err("it was acknowledged");
     assert!(why.to_string().contains("is damaged at offset"), "{why}");
     assert_eq!(disk.read(&log.name), before);
+}
+
+/// Rows are made of every frame since theirs, or not at all.
+#[test]
+fn a_log_with_a_gap_behind_the_rows_is_refused() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk);
+    store.checkpoint();
+    while store.inner.shared.log.segments().len() < 4 {
+        commit(&store, put(1, &"x".repeat(1500))).expect("committed");
+    }
+    let segments = store.inner.shared.log.segments();
+    drop(store);
+    disk.crash();
+    let media = disk.attach().0;
+    let removed = media.remove(&segments[2].name);
+    removed.and_then(|()| media.sync_names()).expect("removed");
+    let why = try_open(&disk).expect_err("frames are missing");
+    assert!(
+        why.to_string().contains("ends before its last frame"),
+        "{why}"
+    );
 }
 
 #[test]
