@@ -332,7 +332,8 @@ fn settings(folder: &std::path::Path, port: u16) -> Result<Config> {
             ..Outbound::default()
         },
         plan: vec![Plan {
-            key: "bench".to_owned(),
+            // That of seeded accounts.
+            key: "trial".to_owned(),
             name: "Bench".to_owned(),
             price_minor: 0,
             currency: "USD".to_owned(),
@@ -351,7 +352,7 @@ fn settings(folder: &std::path::Path, port: u16) -> Result<Config> {
         ..Config::default()
     };
     config.network.allow_private = true;
-    "bench".clone_into(&mut config.accounts.default_plan);
+    "trial".clone_into(&mut config.accounts.default_plan);
     // All mail comes from one address, and was checked where it came from.
     config.inbound.trusted_gateways = vec!["127.0.0.0/8".parse()?];
     config.inbound.limits.connections_per_address = 500;
