@@ -245,6 +245,11 @@ async fn send(account: Account, inbox: Inbox, ledger: Arc<Ledger>) -> Result<()>
                 ledger.refused(format!("{} {}", answer.status.as_u16(), answer.code()));
                 sleep(AFTER_REFUSAL).await;
             }
+            // Where nobody answers for the sites' names, their letters bounce at once.
+            422 if answer.code() == "recipient_suppressed" => {
+                ledger.refused(format!("422 {}", answer.code()));
+                sleep(AFTER_REFUSAL).await;
+            }
             _ => return Err(Nonsense(format!("{} {}", answer.status, answer.body)).into()),
         }
     }
