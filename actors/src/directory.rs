@@ -48,7 +48,7 @@ use crate::{
 const IDLE_AFTER: Duration = Duration::from_mins(2);
 /// How often idle actors are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
-/// Actors awake at once; beyond it the idlest sleep early. At 7.4 KiB each (`benches/RESULTS.md`) this is some 150 MB.
+/// Actors awake at once; beyond it the idlest sleep early. At 7.9 KiB each (`benches/RESULTS.md`) this is some 160 MB.
 const AWAKE_MAX: usize = 20_000;
 /// While memory is tight an actor sleeps when it has been idle for this long.
 const PRESSED_IDLE_AFTER: Duration = Duration::from_secs(1);

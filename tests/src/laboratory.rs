@@ -15,7 +15,7 @@ use crate::{
     daemon::{self, Daemon, Settings},
     disk::{FileSystem, PowerDisk},
     journal::{Acknowledgement, Journal},
-    load::{self, Ledger, Load, Parties, Writers},
+    load::{self, Ledger, Load, Parties, Sites, Writers},
     looks::{Looks, Witnesses},
     name_server::{NameServer, absolute},
     report::{Figures, Report},
@@ -411,5 +411,6 @@ async fn move_in(daemon: &Daemon, names: &mut NameServer, addresses: Addresses) 
         capped,
         smtp,
         strangers: addresses.mail_server(),
+        sites: Sites::There,
     })
 }

@@ -52,6 +52,17 @@ pub struct Parties {
     pub smtp: SocketAddr,
     /// Where strangers come from.
     pub strangers: IpAddr,
+    /// Whether the sites' names can be found. Where not, their letters bounce, and their recipients are spared from then on.
+    pub sites: Sites,
+}
+
+/// What becomes of letters to the sites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sites {
+    /// A mail server takes them.
+    There,
+    /// Nobody knows the sites.
+    Unknown,
 }
 
 /// How many write at the same time. A lone writer's commits go to disk one by one, those of many in groups.
@@ -206,8 +217,8 @@ async fn party(number: usize, parties: Parties, ledger: Arc<Ledger>) -> Result<(
     let free = parties.free[number % parties.free.len()].clone();
     match number {
         // One of them asks for more than it may.
-        0 => send(parties.account, parties.capped, ledger).await,
-        sender if sender < SENDERS => send(parties.account, free, ledger).await,
+        0 => send(parties.account, parties.capped, parties.sites, ledger).await,
+        sender if sender < SENDERS => send(parties.account, free, parties.sites, ledger).await,
         stranger if stranger < SENDERS + STRANGERS => write(parties, free, ledger).await,
         _ => make(parties.account, parties.domain, ledger).await,
     }
@@ -225,7 +236,7 @@ async fn until(
     }
 }
 
-async fn send(account: Account, inbox: Inbox, ledger: Arc<Ledger>) -> Result<()> {
+async fn send(account: Account, inbox: Inbox, sites: Sites, ledger: Arc<Ledger>) -> Result<()> {
     loop {
         let (recipient, subject, body) = ledger.letter();
         let wanted = json!({ "to": [recipient], "subject": subject, "text": body });
@@ -245,8 +256,7 @@ async fn send(account: Account, inbox: Inbox, ledger: Arc<Ledger>) -> Result<()>
                 ledger.refused(format!("{} {}", answer.status.as_u16(), answer.code()));
                 sleep(AFTER_REFUSAL).await;
             }
-            // Where nobody answers for the sites' names, their letters bounce at once.
-            422 if answer.code() == "recipient_suppressed" => {
+            422 if sites == Sites::Unknown && answer.code() == "recipient_suppressed" => {
                 ledger.refused(format!("422 {}", answer.code()));
                 sleep(AFTER_REFUSAL).await;
             }

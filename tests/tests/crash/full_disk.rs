@@ -18,7 +18,7 @@ use inboxgrove_tests::{
     io_trials::DISK_FAILED,
     journal::{Acknowledgement, Journal},
     letterbox::{Letterbox, Posted},
-    load::{Ledger, Load, Parties},
+    load::{Ledger, Load, Parties, Sites},
     prepared::{self, Prepared},
     programs,
     wait::eventually,
@@ -220,6 +220,7 @@ impl<'a> OnDisk<'a> {
             capped: self.prepared.inbox.clone(),
             smtp: self.daemon.smtp()?,
             strangers: self.prepared.addresses.mail_server(),
+            sites: Sites::Unknown,
         };
         let load = Load::start(&parties, &ledger);
         Ok((ledger, load))
