@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use inboxgrove_model::{PolicyTime, budget::BudgetFull};
-use inboxgrove_store::{CommitError, ReadError};
+use inboxgrove_store::{CommitError, LogError, ReadError};
 
 /// Why a request was not done. Nothing of it happened, unless it is [`Refusal::Unknown`].
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -171,8 +171,40 @@ impl From<CommitError> for Refusal {
 
 impl From<ReadError> for Refusal {
     fn from(error: ReadError) -> Self {
-        Self::Damaged {
-            why: error.to_string(),
+        let why = error.to_string();
+        match error {
+            // A disk that fails ends the process soon; the row itself is as it was.
+            ReadError::Engine(_) | ReadError::Log(LogError::Io { .. }) => Self::Unavailable { why },
+            ReadError::Missing { .. }
+            | ReadError::Damaged { .. }
+            | ReadError::NoBody { .. }
+            | ReadError::Event { .. }
+            | ReadError::Log(_) => Self::Damaged { why },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_disk_that_fails_is_no_damage() {
+        let failed = LogError::Io {
+            segment: "1.log".to_owned(),
+            what: "read",
+            source: io::ErrorKind::ReadOnlyFilesystem.into(),
+        };
+        let refusal = Refusal::from(ReadError::from(failed));
+        assert!(matches!(refusal, Refusal::Unavailable { .. }), "{refusal}");
+        let rotten = LogError::Damaged {
+            segment: "1.log".to_owned(),
+            offset: 512,
+            why: "the checksum of a frame does not match",
+        };
+        let refusal = Refusal::from(ReadError::from(rotten));
+        assert!(matches!(refusal, Refusal::Damaged { .. }), "{refusal}");
     }
 }
