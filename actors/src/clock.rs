@@ -233,6 +233,7 @@ impl ClockState {
 
     fn wake(&self, row: DueRow, me: Own<ClockMsg>) {
         self.cx.metrics.due_woken.inc();
+        tracing::debug!(?row, "due work is offered");
         let cx = Arc::clone(&self.cx);
         self.cx.spawn(async move {
             if let Err(why) = carry(&cx, row.clone()).await {

@@ -3,6 +3,7 @@
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
 pub(crate) mod current;
+mod flusher;
 pub(crate) mod sled;
 
 /// A write: a whole key and its value; no value removes the key.

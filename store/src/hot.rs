@@ -21,8 +21,9 @@ const TABLES: [TableId; 4] = [
     TableId::Session,
     TableId::Inbox,
 ];
-/// Rows of a generation, of which there are two: 8,000 callers have four rows each, of some 400 bytes.
-const GENERATION_ROWS: usize = 32_768;
+/// Rows of a generation, of which there are two: 16,000 callers have four rows each, of some 400 bytes. Fewer, and those
+/// of ten thousand that are at work go as soon as somebody lists as many others.
+const GENERATION_ROWS: usize = 65_536;
 
 /// The kept rows.
 pub(crate) struct HotRows {

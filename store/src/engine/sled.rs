@@ -4,18 +4,21 @@ use std::{
     any::Any,
     fs::{self, File},
     io,
+    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::Duration,
 };
 
 use super::{
-    Engine, EngineError, EngineOpenError, POSITION_KEY, RawRow, Shelf, Write, position_from,
+    Engine, EngineError, EngineOpenError, POSITION_KEY, RawRow, Shelf, Write,
+    flusher::{FLUSH_FROM_BYTES, Flusher},
+    position_from,
 };
 use crate::{generations::number_of, media::sync_parent, shim, table::show_key};
 
@@ -25,26 +28,30 @@ pub(crate) const ROW_BYTES_MAX: usize = 4096;
 /// Pinned: sled's own file of settings is lost in every power cut.
 const SEGMENT_BYTES: usize = 512 * 1024;
 
-/// The rows are flushed after so many bytes of writes. sled hands each of its buffers of a segment's length to one of seven
-/// threads, which each want its table of segments when they are done; a writer that has to make the file longer keeps that
-/// table while it waits for a truncation that may stand behind them all in the same queue. With seven buffers under way it
-/// waits for ever: seen in 1 of 5 minutes of 256 writers. sled writes up to some five times of what it is given, so that this
-/// keeps it below six.
-const FLUSH_EVERY_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
-
 /// Where the probe of the sync shim is written.
 pub(crate) const PROBE_KEY: &[u8] = b"\0probe";
 
 /// Rows in a sled directory.
 #[derive(Debug)]
 pub(crate) struct SledEngine {
+    // Ends before the rows are closed.
+    flusher: Flusher,
+    rows: Arc<Rows>,
+    dir: PathBuf,
+}
+
+/// sled, and whether it may still be written to.
+#[derive(Debug)]
+struct Rows {
     /// Taken by the drop only.
     db: Option<sled::Db>,
     /// A write or a sync has failed.
     spoilt: AtomicBool,
-    /// Bytes of writes since the last flush.
-    unflushed: AtomicU64,
-    dir: PathBuf,
+    /// Held by the writer while it applies a group, and by readers for each row: nobody sees half of a group.
+    ///
+    /// sled's own batches would do that, and end two buffers each, which become two syncs: 16 writers were slowed down by
+    /// the queue of them, and it was long enough for the deadlock that the flusher's bound keeps away.
+    whole: RwLock<()>,
 }
 
 /// sled directories beside the log.
@@ -74,16 +81,24 @@ impl SledEngine {
         };
         remove_unfinished_snapshots(dir).map_err(failed)?;
         let db = open_on_own_thread(dir, cache_bytes)?;
-        let engine = Self {
+        let rows = Arc::new(Rows {
             db: Some(db),
             spoilt: AtomicBool::new(false),
-            unflushed: AtomicU64::new(0),
+            whole: RwLock::default(),
+        });
+        let flusher = Flusher::start({
+            let rows = Arc::clone(&rows);
+            move || rows.writes("flush", |db| db.flush().map(drop))
+        });
+        let engine = Self {
+            flusher: flusher.map_err(failed)?,
+            rows,
             dir: dir.to_owned(),
         };
         let proven = engine.prove_sync(calls);
         proven.map_err(EngineOpenError::Unusable)?;
         sync_directories(dir).map_err(|why| {
-            engine.spoilt.store(true, Ordering::Release);
+            engine.rows.spoilt.store(true, Ordering::Release);
             failed(why)
         })?;
         engine.check().map_err(EngineOpenError::Broken)?;
@@ -91,20 +106,7 @@ impl SledEngine {
     }
 
     fn db(&self) -> &sled::Db {
-        self.db.as_ref().expect("only the drop takes it")
-    }
-
-    /// A write or a sync: after one that failed there is no other.
-    fn writes<T>(
-        &self,
-        what: &'static str,
-        work: impl FnOnce(&sled::Db) -> sled::Result<T>,
-    ) -> Result<T, EngineError> {
-        let done = guarded(what, || work(self.db()));
-        if done.is_err() {
-            self.spoilt.store(true, Ordering::Release);
-        }
-        done
+        self.rows.db()
     }
 
     /// Fails unless a flush goes through our own `sync_file_range`, which counts its `calls`.
@@ -115,7 +117,8 @@ impl SledEngine {
         let last = last.and_then(|bytes| bytes.as_ref().try_into().ok());
         let fresh = last.map_or(0, u64::from_be_bytes).wrapping_add(1);
         let before = calls();
-        self.writes(WHAT, |db| db.insert(PROBE_KEY, &fresh.to_be_bytes()))?;
+        self.rows
+            .writes(WHAT, |db| db.insert(PROBE_KEY, &fresh.to_be_bytes()))?;
         self.flush()?;
         if calls() == before {
             return Err(EngineError::new(
@@ -127,7 +130,59 @@ impl SledEngine {
     }
 }
 
-impl Drop for SledEngine {
+// === impl Rows ===
+
+impl Rows {
+    fn db(&self) -> &sled::Db {
+        self.db.as_ref().expect("only the drop takes it")
+    }
+
+    fn get(&self, key: &[u8]) -> sled::Result<Option<sled::IVec>> {
+        self.undisturbed(|| self.db().get(key))
+    }
+
+    /// Reads something while no group is being applied.
+    fn undisturbed<T>(&self, read: impl FnOnce() -> T) -> T {
+        let _whole = self.whole.read().unwrap_or_else(PoisonError::into_inner);
+        read()
+    }
+
+    /// Writes rows, and the position after them, while nobody reads.
+    fn put(&self, writes: &[Write], position: Option<u64>) -> sled::Result<()> {
+        let _whole = self.whole.write().unwrap_or_else(PoisonError::into_inner);
+        for (key, value) in writes {
+            match value {
+                Some(value) => self.db().insert(key, value.as_slice())?,
+                None => self.db().remove(key)?,
+            };
+        }
+        if let Some(position) = position {
+            self.db().insert(POSITION_KEY, &position.to_be_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// A write or a sync: after one that failed there is no other.
+    fn writes<T>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&sled::Db) -> sled::Result<T>,
+    ) -> Result<T, EngineError> {
+        if self.spoilt.load(Ordering::Acquire) {
+            return Err(EngineError::new(
+                what,
+                "a write or a sync before has failed",
+            ));
+        }
+        let done = guarded(what, || work(self.db()));
+        if done.is_err() {
+            self.spoilt.store(true, Ordering::Release);
+        }
+        done
+    }
+}
+
+impl Drop for Rows {
     /// sled syncs once more when it is dropped, and panics when that fails. After a failed sync another one would
     /// lie (the kernel may have dropped the pages), so then sled is left as it is until the process ends.
     fn drop(&mut self) {
@@ -142,7 +197,7 @@ impl Drop for SledEngine {
 
 impl Engine for SledEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        let value = guarded("read a row", || self.db().get(key))?;
+        let value = guarded("read a row", || self.rows.get(key))?;
         Ok(value.map(|value| value.to_vec()))
     }
 
@@ -152,18 +207,23 @@ impl Engine for SledEngine {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<RawRow>, EngineError> {
-        let copy = |row: sled::Result<(sled::IVec, sled::IVec)>| {
-            row.map(|(key, value)| (key.to_vec(), value.to_vec()))
-        };
-        guarded("scan rows", || match to {
-            Some(to) if from >= to => Ok(Vec::new()),
-            Some(to) => self.db().range(from..to).take(limit).map(copy).collect(),
-            None => self.db().range(from..).take(limit).map(copy).collect(),
+        if to.is_some_and(|to| from >= to) {
+            return Ok(Vec::new());
+        }
+        let end = to.map_or(Bound::Unbounded, Bound::Excluded);
+        guarded("scan rows", || {
+            let mut rows = self.db().range::<&[u8], _>((Bound::Included(from), end));
+            let next = || {
+                let row = self.rows.undisturbed(|| rows.next())?;
+                Some(row.map(|(key, value)| (key.to_vec(), value.to_vec())))
+            };
+            std::iter::from_fn(next).take(limit).collect()
         })
     }
 
-    /// A group with more than [`FLUSH_EVERY_BYTES`] goes in pieces, the position with the last one: what a crash leaves of
-    /// the others is written again by the replay.
+    /// A group with more than [`FLUSH_FROM_BYTES`] goes in pieces. The position is written last: sled's log is read from
+    /// its beginning to the first thing that is not whole, so that a crash leaves the position with all of its group or
+    /// none of it, and what it leaves of the group is written again by the replay.
     fn apply(&self, writes: &[Write], position: u64) -> Result<(), EngineError> {
         if let Some((key, _)) = writes.iter().find(|write| len_of(write) > ROW_BYTES_MAX) {
             let why = format!("row {} has over {ROW_BYTES_MAX} bytes", show_key(key));
@@ -171,34 +231,23 @@ impl Engine for SledEngine {
         }
         let mut pieces = pieces(writes).peekable();
         while let Some(piece) = pieces.next() {
-            let mut batch = sled::Batch::default();
-            for (key, value) in piece {
-                match value {
-                    Some(value) => batch.insert(key.as_slice(), value.as_slice()),
-                    None => batch.remove(key.as_slice()),
-                }
-            }
-            if pieces.peek().is_none() {
-                batch.insert(POSITION_KEY, &position.to_be_bytes());
-            }
-            self.writes("apply writes", |db| db.apply_batch(batch))?;
-            let bytes: u64 = piece.iter().map(|write| len_of(write) as u64).sum();
-            if self.unflushed.fetch_add(bytes, Ordering::AcqRel) + bytes >= FLUSH_EVERY_BYTES {
-                self.flush()?;
-            }
+            let bytes = piece.iter().map(|write| len_of(write) as u64).sum();
+            self.flusher.make_room(bytes)?;
+            let position = pieces.peek().is_none().then_some(position);
+            self.rows
+                .writes("apply writes", |_| self.rows.put(piece, position))?;
+            self.flusher.wrote(bytes);
         }
         Ok(())
     }
 
     fn position(&self) -> Result<Option<u64>, EngineError> {
-        let value = guarded("read the log position", || self.db().get(POSITION_KEY))?;
+        let value = guarded("read the log position", || self.rows.get(POSITION_KEY))?;
         value.map(|value| position_from(&value)).transpose()
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        self.writes("flush", |db| db.flush())?;
-        self.unflushed.store(0, Ordering::Release);
-        Ok(())
+        self.flusher.flush()
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -287,7 +336,7 @@ fn len_of((key, value): &Write) -> usize {
     key.len() + value.as_ref().map_or(0, Vec::len)
 }
 
-/// Writes in pieces of [`FLUSH_EVERY_BYTES`]; at least one, which may be empty.
+/// Writes in pieces of [`FLUSH_FROM_BYTES`]; at least one, which may be empty.
 fn pieces(writes: &[Write]) -> impl Iterator<Item = &[Write]> {
     let mut left = Some(writes);
     std::iter::from_fn(move || {
@@ -295,7 +344,7 @@ fn pieces(writes: &[Write]) -> impl Iterator<Item = &[Write]> {
         let mut bytes = 0;
         let fits = writes.iter().take_while(|write| {
             bytes += len_of(write) as u64;
-            bytes <= FLUSH_EVERY_BYTES
+            bytes <= FLUSH_FROM_BYTES
         });
         // A row is far below the limit: there is progress.
         let (piece, rest) = writes.split_at(fits.count());
@@ -462,6 +511,21 @@ mod tests {
     }
 
     #[test]
+    fn a_group_is_no_sync_of_its_own() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let engine = SledEngine::open(dir.path(), CACHE).expect("opens");
+        let before = shim::calls();
+        for n in 0..200_u64 {
+            let write = (n.to_be_bytes().to_vec(), Some(vec![7; 300]));
+            engine.apply(&[write], n).expect("applied");
+        }
+        assert_eq!(shim::calls(), before, "of less than a flush");
+        engine.flush().expect("flushed");
+        let syncs = shim::calls() - before;
+        assert!((1..10).contains(&syncs), "{syncs}");
+    }
+
+    #[test]
     fn a_large_group_goes_in_pieces_and_its_position_with_the_last() {
         let row = |n: u16, len| (n.to_be_bytes().to_vec(), Some(vec![1; len]));
         assert_eq!(pieces(&[]).count(), 1, "a position alone");
@@ -471,7 +535,7 @@ mod tests {
         let lens: Vec<u64> = pieces(&large)
             .map(|piece| piece.iter().map(|write| len_of(write) as u64).sum())
             .collect();
-        assert!(lens.iter().all(|bytes| *bytes <= FLUSH_EVERY_BYTES));
+        assert!(lens.iter().all(|bytes| *bytes <= FLUSH_FROM_BYTES));
         assert_eq!(pieces(&large).map(<[Write]>::len).sum::<usize>(), 1000);
 
         let dir = tempfile::tempdir().expect("a directory");
