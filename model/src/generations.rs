@@ -42,22 +42,27 @@ impl<K: Hash + Eq, V> Generations<K, V> {
         young.or_else(|| self.old.get(key).map(Found::Old))
     }
 
-    /// Keeps an old entry for another generation.
-    pub fn renew<Q: Hash + Eq + ?Sized>(&mut self, key: &Q)
+    /// Keeps an old entry for another generation. What goes for it comes back, as from [`Generations::insert`].
+    #[must_use = "dropping it takes long: let go of locks before"]
+    pub fn renew<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> HashMap<K, V>
     where
         K: Borrow<Q>,
     {
-        if let Some((key, value)) = self.old.remove_entry(key) {
-            self.insert(key, value);
+        match self.old.remove_entry(key) {
+            Some((key, value)) => self.insert(key, value),
+            None => HashMap::new(),
         }
     }
 
-    /// Adds an entry.
-    pub fn insert(&mut self, key: K, value: V) {
+    /// Adds an entry. What goes for it comes back, a whole generation once in a while: to be dropped where nobody waits.
+    #[must_use = "dropping it takes long: let go of locks before"]
+    pub fn insert(&mut self, key: K, value: V) -> HashMap<K, V> {
+        let mut gone = HashMap::new();
         if self.young.len() >= self.size {
-            self.old = std::mem::take(&mut self.young);
+            gone = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
         }
         self.young.insert(key, value);
+        gone
     }
 
     /// Takes an entry out.
@@ -94,9 +99,9 @@ mod tests {
     fn what_is_renewed_stays_and_the_rest_goes() {
         let mut kept = Generations::new(10);
         for n in 0..100 {
-            kept.insert(n, n * 2);
+            drop(kept.insert(n, n * 2));
             if matches!(kept.get(&0), Some(Found::Old(_))) {
-                kept.renew(&0);
+                drop(kept.renew(&0));
             }
         }
         assert_eq!(
@@ -112,8 +117,8 @@ mod tests {
     #[test]
     fn what_is_removed_is_gone_from_both() {
         let mut kept = Generations::new(1);
-        kept.insert(1, ());
-        kept.insert(2, ());
+        assert!(kept.insert(1, ()).is_empty());
+        assert!(kept.insert(2, ()).is_empty(), "the first one is old now");
         kept.remove(&1);
         kept.remove(&2);
         assert_eq!((kept.get(&1), kept.get(&2)), (None, None));

@@ -14,8 +14,9 @@ pub(crate) type RawRow = (Vec<u8>, Vec<u8>);
 
 /// An ordered map of bytes that knows up to which log position it has come.
 ///
-/// Only the committer writes; anybody reads. A write and its position are applied as one: after a crash
-/// both are there or neither. What was applied since the last flush may be gone after a crash.
+/// Only the committer writes; anybody reads. Nobody sees a row that is ahead of the position or behind it. After a crash
+/// a position has all that was written before it; rows may be ahead of it, and the replay writes them again. What was
+/// applied since the last flush may be gone.
 pub(crate) trait Engine: Send + Sync + fmt::Debug {
     /// The value at a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError>;
@@ -36,6 +37,10 @@ pub(crate) trait Engine: Send + Sync + fmt::Debug {
 
     /// What has been applied is on the disk when this returns. Blocks; the committer's thread only.
     fn flush(&self) -> Result<(), EngineError>;
+
+    /// From now on tells of a write or sync that fails while nobody waits for it, and of one that has. An engine that
+    /// does nothing between calls has nothing to tell.
+    fn watch(&self, _alarm: Alarm) {}
 
     /// What it takes on the disk.
     fn disk_bytes(&self) -> u64;
@@ -68,12 +73,34 @@ pub(crate) enum EngineOpenError {
     Broken(EngineError),
 }
 
+/// Who is told that an engine has failed between two calls.
+#[derive(Clone)]
+pub(crate) struct Alarm(Arc<dyn Fn(&EngineError) + Send + Sync>);
+
 /// The engine failed. After a failed write it must not be used again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the rows' engine could not {what}: {why}")]
 pub struct EngineError {
     what: &'static str,
     why: String,
+}
+
+// === impl Alarm ===
+
+impl Alarm {
+    pub(crate) fn new(tell: impl Fn(&EngineError) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    fn tell(&self, why: &EngineError) {
+        (self.0)(why);
+    }
+}
+
+impl fmt::Debug for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Alarm")
+    }
 }
 
 // === impl EngineError ===

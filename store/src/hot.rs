@@ -58,7 +58,8 @@ impl HotRows {
         let row = Arc::clone(row);
         drop(rows);
         if old {
-            self.write().kept.renew(key);
+            let gone = self.write().kept.renew(key);
+            drop(gone);
         }
         // A key names its table, and a table holds records of one type.
         row.downcast().map_err(|_| stamp)
@@ -69,7 +70,9 @@ impl HotRows {
         let mut rows = self.write();
         if rows.changes == stamp.0 {
             let row: Arc<R> = Arc::clone(row);
-            rows.kept.insert(key, row);
+            let gone = rows.kept.insert(key, row);
+            drop(rows);
+            drop(gone);
         }
     }
 

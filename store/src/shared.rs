@@ -13,8 +13,15 @@ use inboxgrove_model::{PolicyTime, event::LoggedEvent};
 use tokio::sync::{broadcast, watch};
 
 use crate::{
-    OpenReport, data_keys::DataKeys, engine::Engine, generations::Generations, hot::HotRows,
-    lease::Leases, log::Log, media::Media, pace::Pace,
+    OpenReport,
+    data_keys::DataKeys,
+    engine::{Alarm, Engine},
+    generations::Generations,
+    hot::HotRows,
+    lease::Leases,
+    log::Log,
+    media::Media,
+    pace::Pace,
 };
 
 /// Groups of events that a slow subscriber may lag behind; then it reads them from the log.
@@ -165,9 +172,14 @@ impl Shared {
         format: u8,
         opened: OpenReport,
     ) -> Self {
+        let (engine, failed) = (rows.current(), watch::Sender::new(None));
+        engine.watch(Alarm::new({
+            let failed = failed.clone();
+            move |why| fail(&failed, why)
+        }));
         Self {
             media,
-            engine: rows.current(),
+            engine,
             rows,
             log,
             data_keys,
@@ -177,7 +189,7 @@ impl Shared {
             format: AtomicU8::new(format),
             events: broadcast::Sender::new(EVENT_GROUPS_KEPT),
             due: DueWatchers::default(),
-            failed: watch::Sender::new(None),
+            failed,
             damage: watch::Sender::new(None),
             work: Work::default(),
             live_bytes: AtomicU64::new(0),
@@ -194,14 +206,7 @@ impl Shared {
 
     /// The store has failed, for good. The first cause is kept.
     pub(crate) fn fail(&self, why: impl fmt::Display) {
-        self.failed.send_if_modified(|failed| {
-            if failed.is_some() {
-                return false;
-            }
-            tracing::error!(%why, "the store has failed; the process must end");
-            *failed = Some(why.to_string());
-            true
-        });
+        fail(&self.failed, why);
     }
 
     /// How it has failed.
@@ -257,4 +262,15 @@ impl Shared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn fail(failed: &watch::Sender<Option<String>>, why: impl fmt::Display) {
+    failed.send_if_modified(|failed| {
+        if failed.is_some() {
+            return false;
+        }
+        tracing::error!(%why, "the store has failed; the process must end");
+        *failed = Some(why.to_string());
+        true
+    });
 }

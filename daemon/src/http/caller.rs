@@ -84,8 +84,9 @@ impl<A: Access> FromRequestParts<Api> for Caller<A> {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         let bearer = api.tokens.check(token(parts)?, api.wall())?;
-        api.limits.tenant(bearer.tenant)?;
+        // Before it is counted: whoever was logged out takes nothing from those who are not.
         admitted::<A>(api, bearer.tenant, bearer.session, bearer.user)?;
+        api.limits.tenant(bearer.tenant)?;
         Ok(Self {
             tenant: bearer.tenant,
             user: bearer.user,

@@ -300,20 +300,23 @@ fn believe_proxy(api: &Api, request: &mut Request) {
         return;
     }
     let lists = request.headers().get_all(FORWARDED_FOR);
-    let hops: Vec<&str> = lists
-        .iter()
-        .filter_map(|list| list.to_str().ok())
-        .flat_map(|list| list.split(','))
-        .collect();
-    let client = hops
-        .iter()
-        .rev()
-        .map_while(|hop| address(hop))
-        .find(|ip| !trusted(*ip));
-    if let Some(ip) = client {
+    if let Some(ip) = client(lists.iter().map(HeaderValue::as_bytes), trusted) {
         let client = Peer::Net(SocketAddr::new(ip, at.port()));
         request.extensions_mut().insert(client);
     }
+}
+
+/// The last hop of the lists that is not trusted; none when something else than an address stands before it.
+fn client<'a>(
+    lists: impl DoubleEndedIterator<Item = &'a [u8]>,
+    trusted: impl Fn(IpAddr) -> bool,
+) -> Option<IpAddr> {
+    // A list may begin with what the client wrote: what is no text there must not hide the rest.
+    let hops = lists
+        .rev()
+        .flat_map(|list| list.rsplit(|byte| *byte == b','));
+    hops.map_while(|hop| str::from_utf8(hop).ok().and_then(address))
+        .find(|ip| !trusted(*ip))
 }
 
 /// The address of a hop, which some proxies write with its port.
@@ -364,6 +367,25 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(address(hop), ip.map(|ip| ip.parse().unwrap()), "{hop:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_hop_that_is_no_proxy_is_the_client() {
+        let trusted = |ip: IpAddr| ip == IpAddr::from([10, 0, 0, 1]);
+        let client = |lists: &[&[u8]]| client(lists.iter().copied(), trusted);
+        let at = |last| Some(IpAddr::from([192, 0, 2, last]));
+        for (lists, found) in [
+            (&[b"192.0.2.9, 192.0.2.1".as_slice()][..], at(1)),
+            (&[b"192.0.2.1, 10.0.0.1"], at(1)),
+            (&[b"192.0.2.9", b"192.0.2.1", b"10.0.0.1"], at(1)),
+            // What the client wrote is no text.
+            (&[b"\xff, 192.0.2.1"], at(1)),
+            (&[b"192.0.2.9, nonsense, 10.0.0.1"], None),
+            (&[b"10.0.0.1"], None),
+            (&[], None),
+        ] {
+            assert_eq!(client(lists), found, "{lists:?}");
         }
     }
 

@@ -15,7 +15,10 @@ use std::{
 use inboxgrove_model::ports::Rng;
 use tokio::time::Instant;
 
-use super::problem::{ApiError, Code};
+use super::{
+    problem::{ApiError, Code},
+    server::customer_of,
+};
 
 /// A place of a table: 65,536 of some 30 bytes are 2 MB at most.
 type Place = u16;
@@ -62,7 +65,7 @@ impl Guesses {
     pub(crate) fn begin(&self, account: &str, from: Option<IpAddr>) -> Result<Guess, ApiError> {
         let guess = Guess {
             account: self.place(account),
-            pair: from.map(|ip| self.place((account, ip))),
+            pair: from.map(|ip| self.place((account, customer_of(ip)))),
         };
         if let Some(pair) = guess.pair {
             self.pairs.take(pair).map_err(refused)?;
@@ -170,6 +173,17 @@ mod tests {
         tokio::time::advance(Duration::from_secs(91)).await;
         assert!(guesses.begin("ada", Some(ip(1))).is_ok());
         assert!(guesses.begin("ada", Some(ip(1))).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_customer_with_many_addresses_counts_as_one() {
+        let guesses = Guesses::new(&Ones);
+        let at = |net: u16, host: u16| Some(IpAddr::from([0x2001, 0xdb8, 0, net, 0, 0, 0, host]));
+        for host in 0..10 {
+            guesses.begin("ada", at(1, host)).unwrap();
+        }
+        assert!(guesses.begin("ada", at(1, 99)).is_err());
+        assert!(guesses.begin("ada", at(2, 99)).is_ok());
     }
 
     #[tokio::test(start_paused = true)]

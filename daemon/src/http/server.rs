@@ -206,17 +206,20 @@ impl Listening {
 // === impl Peer ===
 
 impl Peer {
-    /// The address that limits are counted by: IPv6 by its /64, for one customer has that many.
+    /// The address that limits are counted by.
     pub fn limited_by(&self) -> Option<IpAddr> {
         match self {
-            Self::Net(at) => Some(match at.ip().to_canonical() {
-                IpAddr::V6(ip) => {
-                    IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)))
-                }
-                v4 @ IpAddr::V4(_) => v4,
-            }),
+            Self::Net(at) => Some(customer_of(at.ip())),
             Self::Unix { .. } => None,
         }
+    }
+}
+
+/// What all addresses of one customer have in common: of IPv6 the /64, for each has that many.
+pub(crate) fn customer_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

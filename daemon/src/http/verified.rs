@@ -47,14 +47,16 @@ impl Verified {
         let signed = *signed;
         drop(tokens);
         if old {
-            self.write().renew(hash);
+            let gone = self.write().renew(hash);
+            drop(gone);
         }
         Some(signed)
     }
 
     /// Keeps a token whose signature is good.
     pub(crate) fn keep(&self, hash: Hash, signed: Signed) {
-        self.write().insert(hash, signed);
+        let gone = self.write().insert(hash, signed);
+        drop(gone);
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Generations<Hash, Signed>> {

@@ -1,14 +1,16 @@
 //! The engine in use, which is exchanged for another one with the same rows while everybody reads.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use super::{Engine, EngineError, RawRow, Write};
+use super::{Alarm, Engine, EngineError, RawRow, Write};
 
 /// The engine in use. Every call goes to one engine from its beginning to its end, so nobody sees a
 /// mixture; two calls may meet two engines, which then hold the same rows at the same position.
 #[derive(Debug)]
 pub(crate) struct CurrentEngine {
     engine: RwLock<Arc<dyn Engine>>,
+    /// Handed from one to the next.
+    alarm: OnceLock<Alarm>,
 }
 
 // === impl CurrentEngine ===
@@ -17,11 +19,15 @@ impl CurrentEngine {
     pub(crate) fn new(engine: Arc<dyn Engine>) -> Self {
         Self {
             engine: RwLock::new(engine),
+            alarm: OnceLock::new(),
         }
     }
 
     /// Puts another engine in its place; the one before, which readers may still be in.
     pub(crate) fn exchange(&self, fresh: Arc<dyn Engine>) -> Arc<dyn Engine> {
+        if let Some(alarm) = self.alarm.get() {
+            fresh.watch(alarm.clone());
+        }
         let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *engine, fresh)
     }
@@ -56,6 +62,12 @@ impl Engine for CurrentEngine {
 
     fn flush(&self) -> Result<(), EngineError> {
         self.now().flush()
+    }
+
+    fn watch(&self, alarm: Alarm) {
+        // Whoever uses the engine comes once.
+        let alarm = self.alarm.get_or_init(|| alarm);
+        self.now().watch(alarm.clone());
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -10,16 +10,19 @@ use std::{
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
-use super::EngineError;
+use super::{Alarm, EngineError};
 
 /// A flush begins when so many bytes of writes wait for one.
-pub(super) const FLUSH_FROM_BYTES: u64 = 128 << 10;
+pub(super) const FLUSH_FROM_BYTES: u64 = 64 << 10;
 /// No more than this is written before a flush has ended. sled writes up to some five times of what it is given, in
-/// buffers of half a mebibyte, and a flush ends one or two that are not full: this keeps it below six. (Its batches would
-/// end two each.)
-const UNFLUSHED_BYTES_MAX: u64 = 256 << 10;
+/// buffers of half a mebibyte, and a flush ends one or two that are not full: that is three at most. There are two engines
+/// while the rows are written anew, and all of a process share the seven threads.
+const UNFLUSHED_BYTES_MAX: u64 = 128 << 10;
+/// A flush that takes longer hangs: the process had better end, and take the rows from the log.
+const FLUSH_MAX: Duration = Duration::from_mins(2);
 
 /// Flushes on a thread of its own. Dropped, it ends what it is at and nothing else.
 #[derive(Debug)]
@@ -45,6 +48,10 @@ struct Progress {
     done: u64,
     /// A flush has failed: there is no other.
     failed: Option<EngineError>,
+    /// Who is told of that at once: the next call may be far away.
+    alarm: Option<Alarm>,
+    /// Nobody waits for the thread any more.
+    hangs: bool,
     ends: bool,
 }
 
@@ -70,10 +77,8 @@ impl Flusher {
 
     /// Waits until so many bytes may be written; those of one writer, [`FLUSH_FROM_BYTES`] at most. Fails when a flush has.
     pub(super) fn make_room(&self, bytes: u64) -> Result<(), EngineError> {
-        let mut progress = self.shared.lock();
-        while progress.unflushed() + bytes > UNFLUSHED_BYTES_MAX {
-            progress = self.shared.next(progress)?;
-        }
+        let room = |progress: &Progress| progress.unflushed() + bytes <= UNFLUSHED_BYTES_MAX;
+        let progress = self.shared.until(self.shared.lock(), room)?;
         progress.refuse_if_failed()
     }
 
@@ -88,24 +93,37 @@ impl Flusher {
         }
     }
 
+    /// From now on tells of a flush that fails, and of one that has.
+    pub(super) fn watch(&self, alarm: Alarm) {
+        let mut progress = self.shared.lock();
+        let failed = progress.failed.clone();
+        progress.alarm = Some(alarm.clone());
+        drop(progress);
+        if let Some(why) = failed {
+            alarm.tell(&why);
+        }
+    }
+
     /// What was written before is on the disk when this returns. Fails when this flush, or one before, has.
     pub(super) fn flush(&self) -> Result<(), EngineError> {
         let mut progress = self.shared.lock();
         progress.asked += 1;
         self.shared.changed.notify_all();
         let mine = progress.asked;
-        while progress.done < mine {
-            progress = self.shared.next(progress)?;
-        }
-        Ok(())
+        self.shared
+            .until(progress, |progress| progress.done >= mine)
+            .map(drop)
     }
 }
 
 impl Drop for Flusher {
     fn drop(&mut self) {
-        self.shared.lock().ends = true;
+        let mut progress = self.shared.lock();
+        progress.ends = true;
+        let hangs = progress.hangs;
+        drop(progress);
         self.shared.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = self.thread.take().filter(|_| !hangs) {
             // It catches the panics of its work; there is nobody to tell of one of its own.
             thread.join().ok();
         }
@@ -124,13 +142,25 @@ impl Shared {
         woken.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next change of the progress, unless no flush will end any more.
-    fn next<'a>(
+    /// The progress when it is as wanted, unless no flush will end any more.
+    fn until<'a>(
         &self,
-        progress: MutexGuard<'a, Progress>,
+        mut progress: MutexGuard<'a, Progress>,
+        wanted: impl Fn(&Progress) -> bool,
     ) -> Result<MutexGuard<'a, Progress>, EngineError> {
-        progress.refuse_if_failed()?;
-        Ok(self.wait(progress))
+        let late = Instant::now() + FLUSH_MAX;
+        while !wanted(&progress) {
+            progress.refuse_if_failed()?;
+            let left = late.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                progress.hangs = true;
+                let why = format!("it takes more than {} s", FLUSH_MAX.as_secs());
+                return Err(EngineError::new("flush", why));
+            }
+            let woken = self.changed.wait_timeout(progress, left);
+            progress = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(progress)
     }
 
     fn run(&self, mut flush: impl FnMut() -> Result<(), EngineError>) {
@@ -148,15 +178,21 @@ impl Shared {
             progress = self.lock();
             match flushed {
                 Ok(()) => (progress.done, progress.flushed) = (asked, written),
-                Err(why) => progress.failed = Some(why),
+                Err(why) => {
+                    progress.failed = Some(why.clone());
+                    let alarm = progress.alarm.clone();
+                    drop(progress);
+                    self.changed.notify_all();
+                    if let Some(alarm) = alarm {
+                        alarm.tell(&why);
+                    }
+                    return;
+                }
             }
             if progress.is_large() && progress.asked == progress.done {
                 progress.asked += 1;
             }
             self.changed.notify_all();
-            if progress.failed.is_some() {
-                return;
-            }
         }
     }
 }
@@ -234,17 +270,23 @@ mod tests {
     fn a_flush_that_fails_is_the_last_and_everybody_hears_of_it() {
         let (flusher, begun, end) = held();
         let why = EngineError::new("flush", "the disk is gone");
+        let (tell, told) = channel();
+        let alarm = Alarm::new(move |why| tell.send(why.clone()).unwrap_or(()));
+        flusher.watch(alarm.clone());
         flusher.wrote(FLUSH_FROM_BYTES);
         begun.recv().expect("begins");
         flusher.wrote(FLUSH_FROM_BYTES);
         end.send(Err(why.clone())).expect("it listens");
+        assert_eq!(told.recv().as_ref(), Ok(&why), "before anybody asks");
         assert_eq!(flusher.make_room(1), Err(why.clone()), "also who waits");
         assert_eq!(
             flusher.make_room(0),
             Err(why.clone()),
             "also below the bound"
         );
-        assert_eq!(flusher.flush(), Err(why));
+        assert_eq!(flusher.flush(), Err(why.clone()));
+        flusher.watch(alarm);
+        assert_eq!(told.try_recv().as_ref(), Ok(&why), "also who comes later");
         assert!(begun.recv().is_err(), "there is no other");
     }
 }

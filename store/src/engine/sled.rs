@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::{
-    Engine, EngineError, EngineOpenError, POSITION_KEY, RawRow, Shelf, Write,
+    Alarm, Engine, EngineError, EngineOpenError, POSITION_KEY, RawRow, Shelf, Write,
     flusher::{FLUSH_FROM_BYTES, Flusher},
     position_from,
 };
@@ -24,6 +24,11 @@ use crate::{generations::number_of, media::sync_parent, shim, table::show_key};
 
 /// Largest row, key and value together. sled moves bigger pages to files that it never syncs.
 pub(crate) const ROW_BYTES_MAX: usize = 4096;
+
+/// What a removal is taken for: sled writes the page anew that the row was in.
+const REMOVAL_BYTES: usize = 512;
+/// What sled writes around a row, at least.
+const AROUND_BYTES: usize = 32;
 
 /// Pinned: sled's own file of settings is lost in every power cut.
 const SEGMENT_BYTES: usize = 512 * 1024;
@@ -47,7 +52,8 @@ struct Rows {
     db: Option<sled::Db>,
     /// A write or a sync has failed.
     spoilt: AtomicBool,
-    /// Held by the writer while it applies a group, and by readers for each row: nobody sees half of a group.
+    /// Held by the writer while it applies a piece of a group, and by readers for each row: nobody sees a row ahead of the
+    /// position, and nobody half of a group that is no larger than a piece.
     ///
     /// sled's own batches would do that, and end two buffers each, which become two syncs: 16 writers were slowed down by
     /// the queue of them, and it was long enough for the deadlock that the flusher's bound keeps away.
@@ -231,7 +237,7 @@ impl Engine for SledEngine {
         }
         let mut pieces = pieces(writes).peekable();
         while let Some(piece) = pieces.next() {
-            let bytes = piece.iter().map(|write| len_of(write) as u64).sum();
+            let bytes = piece.iter().map(weight_of).sum();
             self.flusher.make_room(bytes)?;
             let position = pieces.peek().is_none().then_some(position);
             self.rows
@@ -248,6 +254,10 @@ impl Engine for SledEngine {
 
     fn flush(&self) -> Result<(), EngineError> {
         self.flusher.flush()
+    }
+
+    fn watch(&self, alarm: Alarm) {
+        self.flusher.watch(alarm);
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -336,6 +346,12 @@ fn len_of((key, value): &Write) -> usize {
     key.len() + value.as_ref().map_or(0, Vec::len)
 }
 
+/// Bytes of a write as the flusher counts them.
+fn weight_of((key, value): &Write) -> u64 {
+    let value = value.as_ref().map_or(REMOVAL_BYTES, Vec::len);
+    (key.len() + value + AROUND_BYTES) as u64
+}
+
 /// Writes in pieces of [`FLUSH_FROM_BYTES`]; at least one, which may be empty.
 fn pieces(writes: &[Write]) -> impl Iterator<Item = &[Write]> {
     let mut left = Some(writes);
@@ -343,7 +359,7 @@ fn pieces(writes: &[Write]) -> impl Iterator<Item = &[Write]> {
         let writes = left.take()?;
         let mut bytes = 0;
         let fits = writes.iter().take_while(|write| {
-            bytes += len_of(write) as u64;
+            bytes += weight_of(write);
             bytes <= FLUSH_FROM_BYTES
         });
         // A row is far below the limit: there is progress.
@@ -533,10 +549,14 @@ mod tests {
         assert_eq!(pieces(&small).count(), 1);
         let large: Vec<Write> = (0..1000).map(|n| row(n, 3000)).collect();
         let lens: Vec<u64> = pieces(&large)
-            .map(|piece| piece.iter().map(|write| len_of(write) as u64).sum())
+            .map(|piece| piece.iter().map(weight_of).sum())
             .collect();
         assert!(lens.iter().all(|bytes| *bytes <= FLUSH_FROM_BYTES));
         assert_eq!(pieces(&large).map(<[Write]>::len).sum::<usize>(), 1000);
+        let removals: Vec<Write> = (0..2000_u16)
+            .map(|n| (n.to_be_bytes().to_vec(), None))
+            .collect();
+        assert!(pieces(&removals).count() > 8, "they are work, too");
 
         let dir = tempfile::tempdir().expect("a directory");
         let engine = SledEngine::open(dir.path(), CACHE).expect("opens");

@@ -38,8 +38,9 @@ const LOW: u64 = FLOOR / 2;
 const TOO_LOW: u64 = FLOOR / 8;
 /// A disk that has so little left meets its end with the next letters.
 const NEXT_TO_NOTHING: u64 = 96 << 10;
-/// Letters until a disk that is next to full is full.
-const LETTERS_MAX: u32 = 200;
+/// Letters until a disk that is next to full is full: the log has room that it took before, and the rows reach the disk in
+/// pieces.
+const LETTERS_MAX: u32 = 4000;
 /// A daemon whose disk failed ends within this time, on a loaded machine.
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
 /// A letter that waits for its next try, a minute or somewhat more away, leaves, and its outcome is committed.
