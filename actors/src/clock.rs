@@ -148,7 +148,8 @@ impl ClockState {
             return;
         }
         let mut batch = Batch::new();
-        batch.by(&self.lease);
+        // Also when the disk is nearly full: without it a crash would take policy time back to before that.
+        batch.by(&self.lease).essential();
         batch.put(&PolicyMark { at: now });
         match self.cx.store.commit(batch).await {
             Ok(_) => self.marked = now,

@@ -129,7 +129,7 @@ impl Grove {
     /// Names a domain of somebody else, and who takes its mail.
     pub(crate) fn neighbour(&self, domain: &str, at: IpAddr) {
         self.zones.zone(domain, &[("ns.grove.test", NAME_SERVER)]);
-        let exchange = format!("mail.{domain}");
+        let exchange = exchange_of(domain);
         self.zones.add(&exchange, address_record(at));
         let mx = RecordData::Mx {
             preference: 10,
@@ -357,4 +357,9 @@ fn settings(folder: &std::path::Path, port: u16) -> Result<Config> {
     config.inbound.trusted_gateways = vec!["127.0.0.0/8".parse()?];
     config.inbound.limits.connections_per_address = 500;
     Ok(config)
+}
+
+/// The one mail server of a neighbour.
+pub(crate) fn exchange_of(domain: &str) -> String {
+    format!("mail.{domain}")
 }

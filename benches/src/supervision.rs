@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     Effort,
-    grove::{Grove, Grown, loopback},
+    grove::{Grove, Grown, exchange_of, loopback},
     measure::{Samples, at_share, monotonic, since},
     report::{Bound, Section},
     sink::Sink,
@@ -296,7 +296,8 @@ impl Village {
             _ => {
                 let sources = &self.platform.config().outbound.sources;
                 let source = sources.first().context("there is a source")?;
-                format!("site/{}/{}", source.address, site_of(n))
+                // Of one mail server a site has the name.
+                format!("site/{}/{}", source.address, exchange_of(&site_of(n)))
             }
         })
     }

@@ -280,32 +280,84 @@ impl Log {
 
     /// Reads every frame of a segment and checks it; how many there are.
     pub(crate) fn check(&self, first: u64) -> Result<u64, LogError> {
-        let (head, end) = {
+        let (name, head, end, next_seq) = {
             let state = self.read();
             let Some(segment) = state.segments.get(&first) else {
                 return Ok(0);
             };
             let after = state.segments.range(first + 1..).next();
-            (segment.head, after.map_or(state.next_seq, |(seq, _)| *seq))
+            let next_seq = after.map_or(state.next_seq, |(seq, _)| *seq);
+            (segment.name.clone(), segment.head, segment.end, next_seq)
         };
-        let (mut count, mut next) = (0, first);
-        while next < end {
-            let (frames, after) = self.frames(next, 0, READ_BYTES_MAX)?;
-            let mut expected = next;
-            for frame in frames.iter().filter(|frame| frame.head.seq < end) {
-                if !head.compacted && frame.head.seq != expected {
-                    return Err(LogError::Missing {
-                        from: expected,
-                        to: frame.head.seq - 1,
-                    });
-                }
-                frame.items()?;
-                expected = frame.head.seq + 1;
-                count += 1;
+        let in_order = |expected: u64, found: u64| {
+            if head.compacted || expected == found {
+                return Ok(());
             }
-            next = after;
+            let (from, to) = (expected, found.saturating_sub(1));
+            Err(LogError::Missing { from, to })
+        };
+        // From the first byte to the last, so that the zeros between groups are looked at, too.
+        let mut reader = SegmentReader::new(self.media.as_ref(), &name, SEGMENT_HEAD_LEN, end);
+        let (mut count, mut expected) = (0, first);
+        while let Some(next) = reader.peek()? {
+            let frame = reader.take(&next)?;
+            in_order(expected, frame.head.seq)?;
+            frame.items()?;
+            expected = frame.head.seq + 1;
+            count += 1;
         }
+        in_order(expected, next_seq)?;
         Ok(count)
+    }
+
+    /// Whether the reserve is zeros, as it was made. The committer's thread only: to others a frame that is being written
+    /// looks like damage.
+    pub(crate) fn check_reserve(&self) -> Result<(), LogError> {
+        let (first, name, end, file_end) = self.reserve();
+        let mut piece = vec![0; usize::try_from(RESERVE_BYTES).unwrap_or(usize::MAX)];
+        let mut at = end;
+        while at < file_end {
+            let len = usize::try_from(file_end - at).unwrap_or(usize::MAX);
+            let len = len.min(piece.len());
+            let piece = &mut piece[..len];
+            let read = self.media.read_at(&name, at, piece);
+            let read = read.map_err(Self::failed(first, "read the reserve of"))?;
+            if let Some(wrong) = piece[..read].iter().position(|byte| *byte != 0) {
+                return Err(LogError::Damaged {
+                    segment: name,
+                    offset: at + wrong as u64,
+                    why: "the reserve behind its frames is not zeros",
+                });
+            }
+            if read < piece.len() {
+                return Err(LogError::Damaged {
+                    segment: name,
+                    offset: at + read as u64,
+                    why: "the file was cut: its reserve is missing",
+                });
+            }
+            at += read as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes zeros of the reserve again, where it is not. The committer's thread only.
+    pub(crate) fn mend_reserve(&self) -> Result<(), LogError> {
+        match self.check_reserve() {
+            Err(LogError::Damaged { .. }) => {
+                let (_, name, end, file_end) = self.reserve();
+                write_zeros(self.media.as_ref(), &name, end, file_end)
+            }
+            checked => checked,
+        }
+    }
+
+    /// The last segment's first sequence and name, where its frames end, and where its file.
+    fn reserve(&self) -> (u64, String, u64, u64) {
+        let state = self.read();
+        let last = state.segments.last_key_value();
+        let (first, last) = last.expect("an open log has a segment");
+        (*first, last.name.clone(), last.end, last.file_end)
     }
 
     /// Writes at the end of what is to take the place of a sealed segment, which begins with a head; on the
@@ -370,12 +422,7 @@ impl Log {
 
     /// The segment to append `len` bytes to, and where; a new one when the last is full. Its reserve covers them.
     fn make_room(&self, next: u64, len: u64) -> Result<(String, u64), LogError> {
-        let (mut name, mut end, mut file_end) = {
-            let state = self.read();
-            let last = state.segments.values().next_back();
-            let last = last.expect("an open log has a segment");
-            (last.name.clone(), last.end, last.file_end)
-        };
+        let (_, mut name, mut end, mut file_end) = self.reserve();
         if end >= self.segment_bytes {
             let segment = make_segment(self.media.as_ref(), next)?;
             let full = std::mem::replace(&mut name, segment.name.clone());

@@ -72,8 +72,8 @@ impl Store {
         report
     }
 
-    /// Heals what a verification has found and can be healed: small files are written again, rows are
-    /// rebuilt. `None` when no row was damaged.
+    /// Heals what a verification has found and can be healed: small files and the log's reserve are written again, rows
+    /// are rebuilt. `None` when no row was damaged.
     pub fn heal(&self, found: &VerifyReport) -> Result<Option<RewriteReport>, RewriteError> {
         if found.damaged_files > 0 {
             let mended = self.inner.queue.alone(|committer| {
@@ -82,6 +82,10 @@ impl Store {
                 let mended = mended.and_then(|()| {
                     let keys = shared.data_keys.mend(committer.rng.as_ref());
                     keys.map_err(|why| why.to_string())
+                });
+                let mended = mended.and_then(|()| {
+                    let reserve = shared.log.mend_reserve();
+                    reserve.map_err(|why| why.to_string())
                 });
                 mended.map_err(|why| shared.fail(why))
             });
@@ -99,13 +103,18 @@ impl Store {
         self.rebuild_rows(Some(why)).map(Some)
     }
 
-    /// The small files that are replaced whole.
+    /// What is written whole, or again: small files, and the reserve of the log.
     fn check_files(&self, report: &mut VerifyReport) {
         let checked = self.inner.queue.alone(|committer| {
             let shared = &committer.shared;
             let keys = shared.data_keys.check().map_err(|why| why.to_string());
             let pointer = shared.rows.check();
-            [keys, pointer.map_err(|why| format!("{POINTER}: {why}"))]
+            let pointer = pointer.map_err(|why| format!("{POINTER}: {why}"));
+            [
+                keys,
+                pointer,
+                shared.log.check_reserve().map_err(|why| why.to_string()),
+            ]
         });
         for why in checked.into_iter().flatten().filter_map(Result::err) {
             report.damaged_files += 1;

@@ -59,6 +59,34 @@ fn a_row_that_rots_is_met_and_healed_from_backup_and_log() {
 }
 
 #[test]
+fn a_reserve_that_rots_is_found_and_made_anew() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk);
+    commit(&store, put(1, "one")).expect("committed");
+    let names = disk.names();
+    let log = names.iter().find(|name| name.ends_with(".log"));
+    let log = log.expect("there is one");
+    let len = disk.read(log).expect("read").len();
+    for offset in [len / 2, len - 1] {
+        assert!(disk.flip(log, offset));
+        let found = store.verify();
+        assert_eq!((found.damaged_files, found.problems_count), (1, 1));
+        let problem = &found.problems[0];
+        assert!(
+            problem.contains("reserve") && problem.contains(&offset.to_string()),
+            "{problem}"
+        );
+        store.heal(&found).expect("healed");
+        assert!(store.verify().is_clean());
+    }
+    commit(&store, put(2, "two")).expect("committed");
+    disk.crash();
+    let (store, opened) = open(&disk);
+    assert_eq!(opened.torn_bytes, 0, "{opened:?}");
+    assert_eq!(store.existing::<Notice>(&2).expect("there").text, "two");
+}
+
+#[test]
 fn a_rewrite_does_not_carry_damage_on() {
     let disk = MemDisk::new();
     let (store, _) = open(&disk);

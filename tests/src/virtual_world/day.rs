@@ -354,6 +354,7 @@ impl Living {
             calls,
             now: self.around.hardware.policy(),
             truth: self.around.clock.policy(),
+            rotten: self.house.is_rotten(),
             calm: false,
         }
     }

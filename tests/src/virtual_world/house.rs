@@ -409,7 +409,9 @@ impl House {
                 .is_some_and(|kind| kind == "log")
         });
         let name = names.get(usize::try_from(which).ok()? % names.len().max(1))?;
-        let len = self.disk.read(name)?.len();
+        // Not in the reserve, which is written over: what rots is put back when it is mended.
+        let bytes = self.disk.read(name)?;
+        let len = bytes.iter().rposition(|byte| *byte != 0)? + 1;
         let offset = usize::try_from(place).ok()? % len.max(1);
         let name = name.clone();
         self.disk

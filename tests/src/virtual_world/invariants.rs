@@ -42,6 +42,8 @@ pub struct Scene<'a> {
     pub now: PolicyTime,
     /// What time it is.
     pub truth: PolicyTime,
+    /// Whether something on the disk has rotted, and nobody has mended it yet.
+    pub rotten: bool,
     /// Whether everything has been well for hours, so that no work may be left.
     pub calm: bool,
 }
@@ -119,7 +121,7 @@ impl Scene<'_> {
             violations: Vec::new(),
         };
         look.rows_have_one_owner(commits);
-        look.policy_time_rises(past);
+        look.policy_time_rises(past)?;
         let inboxes = look.rows::<Inbox>()?;
         look.budgets_hold(&inboxes)?;
         look.due_work_is_done(&mut past.well)?;

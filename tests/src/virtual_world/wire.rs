@@ -32,6 +32,8 @@ pub struct Transmission {
     pub to: IpAddr,
     /// The recipients that the server took.
     pub recipients: Vec<String>,
+    /// Whether anything of its text reached the server: the server's 354 may not have reached the client.
+    pub begun: bool,
     /// Its `Message-ID`, without brackets; empty while unknown.
     pub message_id: String,
     /// Whether the final dot arrived.
@@ -268,6 +270,7 @@ impl Ear {
             end
         };
         let mut seen = self.wire.lock();
+        seen.transmissions[message].begun |= !text.is_empty();
         seen.transmissions[message].message_id =
             message_id_of(&text[..end.unwrap_or(text.len()).min(HEAD_BYTES_MAX)]);
         let Some(end) = end else {
@@ -307,6 +310,7 @@ impl Ear {
                     from: self.from,
                     to: self.to,
                     recipients: std::mem::take(&mut self.recipients),
+                    begun: false,
                     message_id: String::new(),
                     complete: false,
                     answer: None,

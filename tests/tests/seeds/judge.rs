@@ -74,6 +74,7 @@ impl Court {
             calls,
             now: self.platform.ports().clock.policy(),
             truth: self.around.clock.policy(),
+            rotten: false,
             calm: false,
         }
     }
@@ -100,6 +101,7 @@ fn sent_out(minute: u64, id: &str) -> Transmission {
         from: addresses::source(1),
         to: addresses::provider_host(0, 0),
         recipients: vec!["ann@friends-at-gmail.example".to_owned()],
+        begun: true,
         message_id: format!("{id}@d0.company0.example"),
         complete: true,
         answer: Some(250),

@@ -152,7 +152,7 @@ impl Inspection<'_> {
             .heard
             .transmissions
             .iter()
-            .filter(|out| sources.contains(&out.from))
+            .filter(|out| out.begun && sources.contains(&out.from))
         {
             for way in [
                 Way::Any,

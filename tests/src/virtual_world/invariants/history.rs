@@ -49,18 +49,22 @@ impl Inspection<'_> {
         }
     }
 
-    /// Policy time goes back by what a crash may take, no more, and not at all within a run.
-    pub(super) fn policy_time_rises(&mut self, past: &mut Past) {
+    /// Policy time goes back by what a crash may take, no more, and not at all within a run. A disk without room takes more
+    /// of it: then nothing was committed since that could tell.
+    pub(super) fn policy_time_rises(&mut self, past: &mut Past) -> Result<(), ReadError> {
         let (now, ends) = (self.scene.now, self.scene.heard.ends.len());
-        let slack = if past.policy_ends == ends {
-            Duration::ZERO
-        } else {
-            EVENT_SLACK
-        };
-        let before = past.policy;
-        self.demand(now.after(slack) >= before, || {
-            format!("policy time went back from {before} to {now}")
-        });
+        let (before, crashed) = (past.policy, past.policy_ends != ends);
+        let slack = if crashed { EVENT_SLACK } else { Duration::ZERO };
+        if now.after(slack) < before {
+            let known = past.events.last();
+            let new = events_after(self.scene.store, known.map_or(0, |last| last.id))?;
+            let last = new.last().or(known).map(|last| last.event.at);
+            let told = last.is_none_or(|last| now.after(slack) < last);
+            self.demand(crashed && !told, || {
+                format!("policy time went back from {before} to {now}, and {last:?} was committed")
+            });
+        }
         (past.policy, past.policy_ends) = (now, ends);
+        Ok(())
     }
 }
