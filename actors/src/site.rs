@@ -48,6 +48,9 @@ use crate::{
 const WAITING_MAX: u32 = 32;
 /// A connection without work for this long is closed (KumoMTA's default is 60 s).
 const IDLE_MAX: Duration = Duration::from_secs(30);
+/// One in so many connections is there for those at work: with less room than that left none is kept idle, or many sites
+/// with a message each would make the next one wait until theirs have idled long enough.
+const NEVER_IDLE_OF: usize = 4;
 /// The shortest that an overfull site tells a delivery to wait.
 const FULL_AGAIN: Duration = Duration::from_mins(1);
 /// What a fault of our own tells a delivery to wait.
@@ -234,8 +237,12 @@ impl SiteState {
     ) {
         self.under_way = self.under_way.saturating_sub(1);
         if let Some(mut connection) = connection {
-            connection.idle_since = Instant::now();
-            self.idle.push(connection);
+            if may_idle(&self.cx) {
+                connection.idle_since = Instant::now();
+                self.idle.push(connection);
+            } else {
+                self.cx.spawn_waiting(connection.session.quit());
+            }
         }
         let Some(action) = action else { return };
         let lowered = pace::lowered(&self.pace, action, self.cx.now(), why, &self.cx.rules.pace);
@@ -366,6 +373,12 @@ impl SiteState {
             drop(freed);
         });
     }
+}
+
+/// Whether there is room for connections that nobody uses.
+fn may_idle(cx: &Cx) -> bool {
+    let all = usize::try_from(cx.config.outbound.concurrency.connections).unwrap_or(usize::MAX);
+    cx.connections.available_permits() >= all.div_ceil(NEVER_IDLE_OF)
 }
 
 /// Tells the site that an attempt has ended, exactly once, also on a panic.

@@ -1,7 +1,13 @@
 //! The crash laboratory: a daemon under load whose process is killed, or whose disk loses power, again and again; after
 //! each start everything that was acknowledged is looked for through the API.
 
-use std::{mem, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fs, mem,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use reqwest::Method;
@@ -242,6 +248,11 @@ impl Laboratory {
         );
         let status = self.daemon.stop().await?;
         ensure!(status.success(), "the daemon did not stop well: {status}");
+        let aside = moved_aside(&self.daemon.settings().data)?;
+        ensure!(
+            aside.is_empty(),
+            "rows did not open after an accident: {aside:?}"
+        );
         // No daemon runs: the command reads every frame and every row from the files themselves.
         self.daemon.command(&["store", "verify"])?;
         Ok(())
@@ -413,4 +424,19 @@ async fn move_in(daemon: &Daemon, names: &mut NameServer, addresses: Addresses) 
         strangers: addresses.mail_server(),
         sites: Sites::There,
     })
+}
+
+/// Rows that a start found unusable and put aside, below the data folder.
+fn moved_aside(data: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(data)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.contains(".broken-") {
+            found.push(path);
+        } else if path.is_dir() {
+            found.append(&mut moved_aside(&path)?);
+        }
+    }
+    Ok(found)
 }

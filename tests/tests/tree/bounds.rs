@@ -2,19 +2,29 @@
 
 use std::time::Duration;
 
-use inboxgrove_actors::{Refusal, platform::TreeQuery};
-use inboxgrove_model::{PolicyTime, ports::Clock};
+use anyhow::Context;
+use inboxgrove_actors::{
+    Refusal,
+    platform::{NewMessage, TreeQuery},
+};
+use inboxgrove_model::{
+    PolicyTime,
+    event::{EventKind, LoggedEvent},
+    ports::Clock,
+};
 use inboxgrove_tests::virtual_world::{
-    neighbourhood::{INBOUND, settings},
+    neighbourhood::{INBOUND, friend, settings},
     people::hand_over,
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{Village, letter};
 
 /// Letters that may wait for one actor.
 const DEPTH_MAX: usize = 128;
 const CEILING: u64 = 1000;
+/// Sooner than any connection is tired of idling.
+const SOON: Duration = Duration::from_secs(10);
 
 /// A message from a stranger of so many KiB.
 fn mail(kib: usize) -> Vec<u8> {
@@ -76,6 +86,34 @@ async fn an_actors_mailbox_is_full_at_its_limit_and_its_neighbours_is_not() -> a
     }
     let sent = village.send(&idle).await.0;
     assert!(matches!(sent, Ok(()) | Err(Refusal::Budget(_))), "{sent:?}");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_idles_keeps_no_other_site_waiting() -> anyhow::Result<()> {
+    let mut config = settings()?;
+    config.outbound.concurrency.connections = 1;
+    let village = Village::build_with(1, config).await?;
+    let from = &village.inboxes[0][0];
+    for provider in ["gmail", "yahoo", "outlook"] {
+        let mut events = village.platform.store().subscribe();
+        let to = vec![friend(provider, 0)?];
+        let letter = NewMessage { to, ..letter() };
+        let sent = village.platform.send(from.tenant, from.id, letter, None);
+        let sent = sent.await?.value.id;
+        let tried = |logged: &LoggedEvent| {
+            matches!(
+                logged.event.kind,
+                EventKind::MessageDelivered { message, .. } | EventKind::MessageDeferred { message, .. }
+                    if message == sent
+            )
+        };
+        let heard = timeout(SOON, async {
+            while !events.recv().await?.iter().any(tried) {}
+            anyhow::Ok(())
+        });
+        heard.await.with_context(|| format!("{provider} waits"))??;
+    }
     Ok(())
 }
 
