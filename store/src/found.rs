@@ -1,6 +1,6 @@
 //! What a start finds of the rows, and how they become usable: as they are, or rebuilt.
 //!
-//! Rows that do not open, are empty or gone, have not what the log lacks, or were found damaged before, are
+//! Rows that do not open, are gone, have not what the log lacks, or were found damaged before, are
 //! rebuilt into a fresh engine from the newest backup that is whole and the log since, or from the log alone
 //! when it reaches back to the beginning. Only when that is done the file that names the engine in use is
 //! replaced and the old rows are put aside: a crash meanwhile leads to a rebuild again.
@@ -159,18 +159,13 @@ impl Found {
         };
         let mut distrusted = false;
         let why = match state {
-            State::Open(engine, position) => {
-                if position == 0 && log.next_seq() > 1 {
-                    "they are empty".to_owned()
-                } else {
-                    match take_up(log, engine.as_ref(), report) {
-                        Ok(()) => return Ok(generations(pointer, engine)),
-                        Err(OpenError::Engine(why)) => why.to_string(),
-                        Err(OpenError::Log(why @ LogError::RowsGone { .. })) => why.to_string(),
-                        Err(why) => return Err(why),
-                    }
-                }
-            }
+            // Rows of which nothing had reached the disk yet are made from the log, if that goes back to the beginning.
+            State::Open(engine, _) => match take_up(log, engine.as_ref(), report) {
+                Ok(()) => return Ok(generations(pointer, engine)),
+                Err(OpenError::Engine(why)) => why.to_string(),
+                Err(OpenError::Log(why @ LogError::RowsGone { .. })) => why.to_string(),
+                Err(why) => return Err(why),
+            },
             State::Gone if log.next_seq() == 1 => {
                 let engine = shelf.open(&pointer.rows).map_err(EngineOpenError::why)?;
                 return Ok(generations(pointer, engine));

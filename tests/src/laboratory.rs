@@ -249,9 +249,11 @@ impl Laboratory {
         let status = self.daemon.stop().await?;
         ensure!(status.success(), "the daemon did not stop well: {status}");
         let aside = moved_aside(&self.daemon.settings().data)?;
+        let log = self.daemon.log();
+        let told = log.lines().find(|line| line.contains("moved_aside: Some"));
         ensure!(
             aside.is_empty(),
-            "rows did not open after an accident: {aside:?}"
+            "rows did not open after an accident: {aside:?}: {told:?}"
         );
         // No daemon runs: the command reads every frame and every row from the files themselves.
         self.daemon.command(&["store", "verify"])?;
