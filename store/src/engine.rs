@@ -40,7 +40,7 @@ pub(crate) trait Engine: Send + Sync + fmt::Debug {
 
     /// From now on tells of a write or sync that fails while nobody waits for it, and of one that has. An engine that
     /// does nothing between calls has nothing to tell.
-    fn watch(&self, _alarm: Alarm) {}
+    fn watch(&self, _alarm: &Alarm) {}
 
     /// What it takes on the disk.
     fn disk_bytes(&self) -> u64;

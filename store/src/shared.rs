@@ -173,7 +173,7 @@ impl Shared {
         opened: OpenReport,
     ) -> Self {
         let (engine, failed) = (rows.current(), watch::Sender::new(None));
-        engine.watch(Alarm::new({
+        engine.watch(&Alarm::new({
             let failed = failed.clone();
             move |why| fail(&failed, why)
         }));

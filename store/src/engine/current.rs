@@ -26,7 +26,7 @@ impl CurrentEngine {
     /// Puts another engine in its place; the one before, which readers may still be in.
     pub(crate) fn exchange(&self, fresh: Arc<dyn Engine>) -> Arc<dyn Engine> {
         if let Some(alarm) = self.alarm.get() {
-            fresh.watch(alarm.clone());
+            fresh.watch(alarm);
         }
         let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *engine, fresh)
@@ -64,10 +64,10 @@ impl Engine for CurrentEngine {
         self.now().flush()
     }
 
-    fn watch(&self, alarm: Alarm) {
+    fn watch(&self, alarm: &Alarm) {
         // Whoever uses the engine comes once.
-        let alarm = self.alarm.get_or_init(|| alarm);
-        self.now().watch(alarm.clone());
+        let alarm = self.alarm.get_or_init(|| alarm.clone());
+        self.now().watch(alarm);
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -10,7 +10,7 @@ use std::{
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{Alarm, EngineError};
@@ -94,7 +94,7 @@ impl Flusher {
     }
 
     /// From now on tells of a flush that fails, and of one that has.
-    pub(super) fn watch(&self, alarm: Alarm) {
+    pub(super) fn watch(&self, alarm: &Alarm) {
         let mut progress = self.shared.lock();
         let failed = progress.failed.clone();
         progress.alarm = Some(alarm.clone());
@@ -148,17 +148,16 @@ impl Shared {
         mut progress: MutexGuard<'a, Progress>,
         wanted: impl Fn(&Progress) -> bool,
     ) -> Result<MutexGuard<'a, Progress>, EngineError> {
-        let late = Instant::now() + FLUSH_MAX;
         while !wanted(&progress) {
             progress.refuse_if_failed()?;
-            let left = late.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let woken = self.changed.wait_timeout(progress, FLUSH_MAX);
+            let (found, waited) = woken.unwrap_or_else(PoisonError::into_inner);
+            progress = found;
+            if waited.timed_out() && !wanted(&progress) {
                 progress.hangs = true;
-                let why = format!("it takes more than {} s", FLUSH_MAX.as_secs());
+                let why = format!("none has ended for {} s", FLUSH_MAX.as_secs());
                 return Err(EngineError::new("flush", why));
             }
-            let woken = self.changed.wait_timeout(progress, left);
-            progress = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(progress)
     }
@@ -272,7 +271,7 @@ mod tests {
         let why = EngineError::new("flush", "the disk is gone");
         let (tell, told) = channel();
         let alarm = Alarm::new(move |why| tell.send(why.clone()).unwrap_or(()));
-        flusher.watch(alarm.clone());
+        flusher.watch(&alarm);
         flusher.wrote(FLUSH_FROM_BYTES);
         begun.recv().expect("begins");
         flusher.wrote(FLUSH_FROM_BYTES);
@@ -285,7 +284,7 @@ mod tests {
             "also below the bound"
         );
         assert_eq!(flusher.flush(), Err(why.clone()));
-        flusher.watch(alarm);
+        flusher.watch(&alarm);
         assert_eq!(told.try_recv().as_ref(), Ok(&why), "also who comes later");
         assert!(begun.recv().is_err(), "there is no other");
     }

@@ -256,7 +256,7 @@ impl Engine for SledEngine {
         self.flusher.flush()
     }
 
-    fn watch(&self, alarm: Alarm) {
+    fn watch(&self, alarm: &Alarm) {
         self.flusher.watch(alarm);
     }
 

@@ -64,7 +64,10 @@ fn a_reserve_that_rots_is_found_and_made_anew() {
     let (store, _) = open(&disk);
     commit(&store, put(1, "one")).expect("committed");
     let names = disk.names();
-    let log = names.iter().find(|name| name.ends_with(".log"));
+    let log = names.iter().find(|name| {
+        let kind = Path::new(name).extension();
+        kind.is_some_and(|kind| kind == "log")
+    });
     let log = log.expect("there is one");
     let len = disk.read(log).expect("read").len();
     for offset in [len / 2, len - 1] {
