@@ -21,6 +21,7 @@ mod open;
 pub(crate) mod segment;
 
 pub(crate) use open::exists;
+use open::written_len;
 use segment::{CHUNK_LEN, SECTOR, SEGMENT_HEAD_LEN, SegmentHead, SegmentReader};
 
 /// One entry of a segment's sparse index for about this many bytes.
@@ -310,46 +311,51 @@ impl Log {
         Ok(count)
     }
 
-    /// Whether the reserve is zeros, as it was made. The committer's thread only: to others a frame that is being written
-    /// looks like damage.
-    pub(crate) fn check_reserve(&self) -> Result<(), LogError> {
+    /// Whether a piece of the reserve, from this offset on, is zeros, as it was made; the offset to go on with. The
+    /// committer's thread only, which waits for one piece at a time: to others a frame that is being written looks like
+    /// damage.
+    pub(crate) fn check_reserve(&self, from: u64) -> Result<Option<u64>, LogError> {
         let (first, name, end, file_end) = self.reserve();
-        let mut piece = vec![0; usize::try_from(RESERVE_BYTES).unwrap_or(usize::MAX)];
-        let mut at = end;
-        while at < file_end {
-            let len = usize::try_from(file_end - at).unwrap_or(usize::MAX);
-            let len = len.min(piece.len());
-            let piece = &mut piece[..len];
-            let read = self.media.read_at(&name, at, piece);
-            let read = read.map_err(Self::failed(first, "read the reserve of"))?;
-            if let Some(wrong) = piece[..read].iter().position(|byte| *byte != 0) {
-                return Err(LogError::Damaged {
-                    segment: name,
-                    offset: at + wrong as u64,
-                    why: "the reserve behind its frames is not zeros",
-                });
-            }
-            if read < piece.len() {
-                return Err(LogError::Damaged {
-                    segment: name,
-                    offset: at + read as u64,
-                    why: "the file was cut: its reserve is missing",
-                });
-            }
-            at += read as u64;
+        let from = from.max(end);
+        let to = (from + READ_BYTES_MAX).min(file_end);
+        let len = usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX);
+        let mut piece = vec![0; len];
+        let read = self.media.read_at(&name, from, &mut piece);
+        let read = read.map_err(Self::failed(first, "read the reserve of"))?;
+        let damaged = |offset, why| LogError::Damaged {
+            segment: name,
+            offset,
+            why,
+        };
+        if written_len(&piece[..read]) > 0 {
+            let zeros = piece.iter().take_while(|byte| **byte == 0).count();
+            let offset = from + zeros as u64;
+            return Err(damaged(
+                offset,
+                "the reserve behind its frames is not zeros",
+            ));
         }
-        Ok(())
+        if read < len {
+            let offset = from + read as u64;
+            return Err(damaged(offset, "the file was cut: its reserve is missing"));
+        }
+        Ok((to < file_end).then_some(to))
     }
 
     /// Makes zeros of the reserve again, where it is not. The committer's thread only.
     pub(crate) fn mend_reserve(&self) -> Result<(), LogError> {
-        match self.check_reserve() {
-            Err(LogError::Damaged { .. }) => {
-                let (_, name, end, file_end) = self.reserve();
-                write_zeros(self.media.as_ref(), &name, end, file_end)
+        let mut next = Some(0);
+        while let Some(from) = next {
+            match self.check_reserve(from) {
+                Ok(after) => next = after,
+                Err(LogError::Damaged { .. }) => {
+                    let (_, name, end, file_end) = self.reserve();
+                    return write_zeros(self.media.as_ref(), &name, end, file_end);
+                }
+                Err(why) => return Err(why),
             }
-            checked => checked,
         }
+        Ok(())
     }
 
     /// The last segment's first sequence and name, where its frames end, and where its file.

@@ -9,6 +9,7 @@ use crate::{
     RewriteError, RewriteReport, RowError, Store, TableId,
     backup::{self, BackupEntry, BackupList, Manifest},
     generations::POINTER,
+    log::LogError,
     row,
     shared::Shared,
     tables,
@@ -109,20 +110,31 @@ impl Store {
             let shared = &committer.shared;
             let keys = shared.data_keys.check().map_err(|why| why.to_string());
             let pointer = shared.rows.check();
-            let pointer = pointer.map_err(|why| format!("{POINTER}: {why}"));
-            [
-                keys,
-                pointer,
-                shared.log.check_reserve().map_err(|why| why.to_string()),
-            ]
+            [keys, pointer.map_err(|why| format!("{POINTER}: {why}"))]
         });
-        for why in checked.into_iter().flatten().filter_map(Result::err) {
+        let reserve = self.check_reserve().map_err(|why| why.to_string());
+        let checked = checked.into_iter().flatten().chain([reserve]);
+        for why in checked.filter_map(Result::err) {
             report.damaged_files += 1;
             report.problem(&why);
         }
         if let Err(why) = BackupList::look(self.inner.shared.media.as_ref()) {
             report.problem(&why);
         }
+    }
+
+    /// Looks at the reserve of the log, a piece at a time.
+    fn check_reserve(&self) -> Result<(), LogError> {
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let piece = self
+                .inner
+                .queue
+                .alone(move |committer| committer.shared.log.check_reserve(from));
+            // A store that has closed has nothing to check.
+            next = piece.unwrap_or(Ok(None))?;
+        }
+        Ok(())
     }
 }
 

@@ -275,7 +275,7 @@ fn read_tail(media: &dyn Media, segment: &Segment, from: u64) -> Result<Vec<u8>,
 }
 
 /// How many bytes there are before nothing but zeros follows.
-fn written_len(tail: &[u8]) -> usize {
+pub(super) fn written_len(tail: &[u8]) -> usize {
     const PIECE: usize = 4096;
     const ZEROS: [u8; PIECE] = [0; PIECE];
     // By pieces: a reserve is a megabyte of them.

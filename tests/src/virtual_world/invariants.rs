@@ -57,6 +57,10 @@ pub struct Past {
     ends: Option<usize>,
     policy: PolicyTime,
     policy_ends: usize,
+    /// Policy time when its mark had surely been written, but for the last minute's.
+    policy_marked: PolicyTime,
+    /// Whether there was room for marks at the last look.
+    had_room: bool,
     well: Well,
 }
 
@@ -121,7 +125,7 @@ impl Scene<'_> {
             violations: Vec::new(),
         };
         look.rows_have_one_owner(commits);
-        look.policy_time_rises(past)?;
+        look.policy_time_rises(past);
         let inboxes = look.rows::<Inbox>()?;
         look.budgets_hold(&inboxes)?;
         look.due_work_is_done(&mut past.well)?;

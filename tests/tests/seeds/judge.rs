@@ -302,7 +302,10 @@ async fn policy_time_that_goes_back_is_found() -> anyhow::Result<()> {
     assert!(scene.glance(&mut past, &[])?.is_empty());
     assert!(back(50, &ended).glance(&mut past, &[])?.is_empty());
     let mut past = Past::default();
-    assert!(scene.glance(&mut past, &[])?.is_empty());
+    // The second look finds that there was room all the while.
+    for _ in 0..2 {
+        assert!(scene.glance(&mut past, &[])?.is_empty());
+    }
     assert!(!back(70, &ended).glance(&mut past, &[])?.is_empty());
     Ok(())
 }

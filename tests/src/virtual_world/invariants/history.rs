@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use inboxgrove_model::event::LoggedEvent;
-use inboxgrove_store::ReadError;
+use inboxgrove_store::{ReadError, StoreHealth};
 
 use super::{Inspection, Past};
 use crate::virtual_world::records::events_after;
@@ -49,22 +49,32 @@ impl Inspection<'_> {
         }
     }
 
-    /// Policy time goes back by what a crash may take, no more, and not at all within a run. A disk without room takes more
-    /// of it: then nothing was committed since that could tell.
-    pub(super) fn policy_time_rises(&mut self, past: &mut Past) -> Result<(), ReadError> {
+    /// Policy time goes back by what a crash may take, no more, and not at all within a run. A crash takes it back to its
+    /// mark, which nobody can write while the disk has no room.
+    pub(super) fn policy_time_rises(&mut self, past: &mut Past) {
         let (now, ends) = (self.scene.now, self.scene.heard.ends.len());
-        let (before, crashed) = (past.policy, past.policy_ends != ends);
-        let slack = if crashed { EVENT_SLACK } else { Duration::ZERO };
-        if now.after(slack) < before {
-            let known = past.events.last();
-            let new = events_after(self.scene.store, known.map_or(0, |last| last.id))?;
-            let last = new.last().or(known).map(|last| last.event.at);
-            let told = last.is_none_or(|last| now.after(slack) < last);
-            self.demand(crashed && !told, || {
-                format!("policy time went back from {before} to {now}, and {last:?} was committed")
-            });
+        let (slack, before) = if past.policy_ends == ends {
+            (Duration::ZERO, past.policy)
+        } else {
+            (EVENT_SLACK, past.policy_marked)
+        };
+        self.demand(now.after(slack) >= before, || {
+            format!("policy time went back from {before} to {now}")
+        });
+        let room = self.has_room_for_marks();
+        // Between two looks lies more than the minute that passes between two marks.
+        if room && past.had_room {
+            past.policy_marked = now;
         }
-        (past.policy, past.policy_ends) = (now, ends);
-        Ok(())
+        (past.policy, past.policy_ends, past.had_room) = (now, ends, room);
+    }
+
+    fn has_room_for_marks(&self) -> bool {
+        match self.scene.store.health() {
+            StoreHealth::Ok => true,
+            // What is essential is written down to a quarter of the floor.
+            StoreHealth::DiskLow { free, floor } => free >= floor / 4,
+            StoreHealth::Failed { .. } => false,
+        }
     }
 }
