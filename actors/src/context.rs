@@ -14,9 +14,10 @@ use inboxgrove_mail::dkim::KeyMaker;
 use inboxgrove_model::{
     PolicyTime,
     id::IdSource,
+    limits::PAGE_MAX,
     ports::{Busy, Ports},
 };
-use inboxgrove_store::Store;
+use inboxgrove_store::{Record, Scope, Store};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
@@ -66,6 +67,8 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     /// Tasks that actors started. A drain waits for those that count as work: see [`Context::spawn`].
     pub(crate) tasks: TaskTracker,
+    /// Inbound sessions. A drain waits for all of them: told to stop, each ends by itself.
+    pub(crate) sessions: TaskTracker,
     /// The gate before every mailbox: ractor's own are unbounded.
     pub(crate) letters: Arc<Semaphore>,
     pub(crate) directory: Door<DirectoryMsg>,
@@ -117,6 +120,7 @@ impl Context {
             ids: IdSource::new(),
             metrics: Metrics::new(),
             tasks: TaskTracker::new(),
+            sessions: TaskTracker::new(),
             letters: Arc::new(Semaphore::new(LETTERS_MAX)),
             directory: Door::shut("the directory", DIRECTORY_LETTERS_MAX),
             vault: Door::shut("the vault", SERVICE_LETTERS_MAX),
@@ -217,6 +221,37 @@ pub(crate) fn watch_commits<M: Send + 'static>(
             }
         }
     });
+}
+
+/// All rows of a scope, page by page, so that memory holds one page at a time.
+pub(crate) fn pages<'a, R: Record>(
+    cx: &'a Context,
+    scope: &'a Scope,
+) -> impl Iterator<Item = Result<R, Refusal>> + 'a {
+    let mut after: Option<Vec<u8>> = None;
+    let mut ended = false;
+    let mut rows = Vec::new().into_iter();
+    std::iter::from_fn(move || {
+        loop {
+            if let Some(row) = rows.next() {
+                return Some(Ok(row));
+            }
+            if ended {
+                return None;
+            }
+            match cx.store.page::<R>(scope, after.as_deref(), PAGE_MAX) {
+                Ok(page) => {
+                    ended = page.next.is_none();
+                    after = page.next;
+                    rows = page.items.into_iter();
+                }
+                Err(why) => {
+                    ended = true;
+                    return Some(Err(why.into()));
+                }
+            }
+        }
+    })
 }
 
 /// Waits for an answer; a lost or late one is [`Refusal::Unknown`].

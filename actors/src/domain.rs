@@ -12,13 +12,15 @@
 //! [`Due`]: DomainMsg::Due
 //! [`Looked`]: DomainMsg::Looked
 
+mod face;
+
 use std::{sync::Arc, time::Duration};
 
 use inboxgrove_mail::dns;
 use inboxgrove_model::{
     DomainId, DomainName, JobId, PolicyTime, TenantId,
     claim::{Claim, ClaimHolder, ClaimName},
-    domain::{Check, CheckKind, CheckOutcome, Domain, DomainStatus, RecordToPublish},
+    domain::{Check, CheckKind, CheckOutcome, Domain, DomainStatus},
     due::{DueRow, DueWork},
     event::{Event, EventKind},
     inbox::{Inbox, InboxStatus},
@@ -28,19 +30,17 @@ use inboxgrove_store::{Batch, CommitError, Lease, Owner, Scope, records::InboxOf
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::{
-    context::{Context, Cx, Reply, answer},
+    context::{Context, Cx, Reply, answer, pages},
     directory::{self, Address, Letter, Posted},
     notifier::{self, NoticeCode},
-    platform::Platform,
     provisioning,
     refusal::Refusal,
-    tenant::{UNPROVEN_FOR, pages},
 };
 
+/// An unproven domain gives its name back after this long (DESIGN §4).
+const UNPROVEN_FOR: Duration = Duration::from_hours(168);
 /// A look asks some ten names at every authoritative server, 5 s each at most, several at once.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long somebody waits for a look: a little longer than it takes, so that they hear how it ended.
-const VERIFY_TIMEOUT: Duration = Duration::from_secs(25);
 /// How often a finished look is told before it is given up, a second apart: nothing is full for so long.
 const TELL_TRIES_MAX: usize = 60;
 /// What somebody is told to wait when too many looks are under way.
@@ -562,178 +562,5 @@ fn mail_hosts(cx: &Context, domain: &Domain) -> Vec<String> {
     }
 }
 
-// === the face ===
-
-impl Platform {
-    /// Asks DNS now, at every authoritative server, and waits for the result.
-    ///
-    /// Errors: [`Refusal::Conflict`] `domain_claimed` when another account has proven the name meanwhile.
-    pub async fn verify_domain(
-        &self,
-        tenant: TenantId,
-        domain: DomainId,
-    ) -> Result<Domain, Refusal> {
-        self.existing_domain(tenant, domain)?;
-        let (reply, answered) = tokio::sync::oneshot::channel();
-        let mut refused = directory::route(
-            &self.cx,
-            Address::Domain(tenant, domain),
-            Letter::Domain(DomainMsg::Verify(reply)),
-        )?;
-        match tokio::time::timeout(VERIFY_TIMEOUT, answered).await {
-            Ok(Ok(result)) => result,
-            _ => Err(refused.try_recv().unwrap_or(Refusal::Unknown {
-                who: format!("domain/{domain}"),
-            })),
-        }
-    }
-
-    /// Removes a domain without inboxes.
-    pub async fn remove_domain(&self, tenant: TenantId, domain: DomainId) -> Result<(), Refusal> {
-        self.existing_domain(tenant, domain)?;
-        directory::ask(&self.cx, Address::Domain(tenant, domain), |reply| {
-            Letter::Domain(DomainMsg::Remove(reply))
-        })
-        .await
-    }
-
-    /// What the domain's owner has to publish.
-    pub fn records_to_publish(&self, domain: &Domain) -> Vec<RecordToPublish> {
-        dns::records_to_publish(&wanted(&self.cx, domain))
-    }
-
-    /// Stops a job; what it has made stays.
-    pub async fn cancel_job(&self, tenant: TenantId, job: JobId) -> Result<Job, Refusal> {
-        let row = self
-            .cx
-            .store
-            .get::<Job>(&(tenant, job))?
-            .ok_or(Refusal::NotFound { what: "job" })?;
-        let inboxgrove_model::job::JobWork::Provision { domain, .. } = row.work;
-        // The domain itself may be gone.
-        directory::ask(&self.cx, Address::Domain(tenant, domain), |reply| {
-            Letter::Domain(DomainMsg::CancelJob(job, reply))
-        })
-        .await
-    }
-
-    /// Whether there is such a domain: an actor is not woken for one that a stranger made up.
-    fn existing_domain(&self, tenant: TenantId, domain: DomainId) -> Result<Domain, Refusal> {
-        self.cx
-            .store
-            .get::<Domain>(&(tenant, domain))?
-            .ok_or(Refusal::NotFound { what: "domain" })
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn domain(status: DomainStatus) -> Domain {
-        Domain {
-            id: DomainId::from_bytes([1; 16]),
-            tenant: TenantId::from_bytes([2; 16]),
-            name: DomainName::parse("acme.test").expect("a name"),
-            status,
-            reason: "as it was".into(),
-            selectors: Vec::new(),
-            ownership_token: "token".into(),
-            mail_hosts: Vec::new(),
-            checks: Vec::new(),
-            created_at: PolicyTime::from_millis(0),
-            verified_at: None,
-            checked_at: None,
-            inboxes_count: 0,
-        }
-    }
-
-    fn check(kind: CheckKind, outcome: CheckOutcome) -> Check {
-        Check {
-            kind,
-            outcome,
-            subject: "acme.test".into(),
-            expected: String::new(),
-            found: String::new(),
-            fix: "publish it".into(),
-            at: PolicyTime::from_millis(1),
-            passed_at: None,
-        }
-    }
-
-    fn looks(outcome: CheckOutcome) -> Vec<Check> {
-        let dkim = CheckKind::Dkim("ig1".into());
-        let required = [CheckKind::Ownership, CheckKind::Mx, CheckKind::Spf];
-        let mut checks: Vec<_> = required.map(|kind| check(kind, CheckOutcome::Pass)).into();
-        checks.push(check(dkim, outcome));
-        checks.push(check(CheckKind::Dmarc, CheckOutcome::Fail));
-        checks
-    }
-
-    #[test]
-    fn the_standing_moves_as_the_table_says() {
-        use CheckOutcome::{Fail, Pass, Unknown};
-        use DomainStatus::{Active, Degraded, PendingDns, Suspended};
-        for (was, found, becomes) in [
-            (PendingDns, Pass, Active),
-            (PendingDns, Fail, PendingDns),
-            (PendingDns, Unknown, PendingDns),
-            (Active, Pass, Active),
-            (Active, Fail, Degraded),
-            (Active, Unknown, Active),
-            (Degraded, Pass, Active),
-            (Degraded, Fail, Degraded),
-            (Degraded, Unknown, Degraded),
-            (Suspended, Fail, Suspended),
-        ] {
-            let next = next_standing(&domain(was), looks(found), PolicyTime::from_millis(2));
-            assert_eq!(next.status, becomes, "{was:?} and {found:?}");
-        }
-    }
-
-    #[test]
-    fn an_unproven_domain_gives_its_name_back_after_a_week() {
-        let now = PolicyTime::from_millis(0).after(UNPROVEN_FOR);
-        let next = next_standing(
-            &domain(DomainStatus::PendingDns),
-            looks(CheckOutcome::Fail),
-            now,
-        );
-        assert_eq!(next.status, DomainStatus::Expired);
-        let proven_late = next_standing(
-            &domain(DomainStatus::PendingDns),
-            looks(CheckOutcome::Pass),
-            now,
-        );
-        assert_eq!(proven_late.status, DomainStatus::Active);
-    }
-
-    #[test]
-    fn a_name_that_another_has_proven_waits_and_then_expires() {
-        let was = domain(DomainStatus::PendingDns);
-        for (now, becomes) in [
-            (PolicyTime::from_millis(2), DomainStatus::PendingDns),
-            (
-                PolicyTime::from_millis(0).after(UNPROVEN_FOR),
-                DomainStatus::Expired,
-            ),
-        ] {
-            let found = next_standing(&was, looks(CheckOutcome::Pass), now);
-            let lost = unproven(&was, found, now);
-            assert_eq!(lost.status, becomes);
-            assert_eq!(lost.verified_at, None);
-            assert_eq!(lost.checks.len(), 5);
-            assert!(lost.reason.contains("another account"), "{}", lost.reason);
-        }
-    }
-
-    #[test]
-    fn a_refused_record_is_named_with_its_cure() {
-        let next = next_standing(
-            &domain(DomainStatus::Active),
-            looks(CheckOutcome::Fail),
-            PolicyTime::from_millis(2),
-        );
-        assert_eq!(next.reason, "DKIM ig1 acme.test: publish it");
-    }
-}
+mod tests;

@@ -143,10 +143,13 @@ impl Platform {
     /// checkpoint. What is still being tried then is found *uncertain* at the next start. Not cancel safe.
     pub async fn drain(&self, within: Duration) {
         self.start_draining();
-        if timeout(within, self.cx.ports.activity.idle())
-            .await
-            .is_err()
-        {
+        let ended = async {
+            // Also those that rest: each says goodbye first.
+            self.cx.sessions.close();
+            self.cx.sessions.wait().await;
+            self.cx.ports.activity.idle().await;
+        };
+        if timeout(within, ended).await.is_err() {
             tracing::warn!(
                 busy = self.cx.ports.activity.busy(),
                 "the drain ended with work under way"
@@ -204,7 +207,7 @@ impl Platform {
                 LETTERS_MAX,
             ),
             in_flight: (self.cx.metrics.in_flight(), IN_FLIGHT_MAX),
-            tasks: self.cx.tasks.len(),
+            tasks: self.cx.tasks.len() + self.cx.sessions.len(),
         }
     }
 

@@ -30,7 +30,7 @@ use inboxgrove_store::{Batch, Lease, Owner, Scope};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::{
-    context::{Context, Cx, Nudge, Reply, answer},
+    context::{Context, Cx, Nudge, Reply, answer, pages},
     mailbox::{Own, Told},
     refusal::Refusal,
 };
@@ -196,7 +196,7 @@ impl Actor for Notifier {
         // What a predecessor was told and did not come to.
         cx.notifier.own(me).tell(NotifierMsg::Look);
         let mut recent: Vec<Notice> = Vec::new();
-        for notice in crate::tenant::pages::<Notice>(&cx, &Scope::All) {
+        for notice in pages::<Notice>(&cx, &Scope::All) {
             recent.push(notice?);
             if recent.len() > RECENT_MAX {
                 recent.remove(0);
@@ -319,20 +319,19 @@ impl NotifierState {
         }
         self.swept_at = Some(now);
         let latest = self.next_id - 1;
-        let old: Result<Vec<Notice>, Refusal> =
-            crate::tenant::pages::<Notice>(&self.cx, &Scope::All)
-                .take_while(|notice| {
-                    notice
-                        .as_ref()
-                        .map_or(true, |notice| now.since(notice.at) >= TOLD_KEPT)
+        let old: Result<Vec<Notice>, Refusal> = pages::<Notice>(&self.cx, &Scope::All)
+            .take_while(|notice| {
+                notice
+                    .as_ref()
+                    .map_or(true, |notice| now.since(notice.at) >= TOLD_KEPT)
+            })
+            .filter(|notice| {
+                notice.as_ref().map_or(true, |notice| {
+                    notice.state == NoticeState::Told && notice.id != latest
                 })
-                .filter(|notice| {
-                    notice.as_ref().map_or(true, |notice| {
-                        notice.state == NoticeState::Told && notice.id != latest
-                    })
-                })
-                .take(SWEEP_MAX)
-                .collect();
+            })
+            .take(SWEEP_MAX)
+            .collect();
         let removed = match old {
             Ok(old) if old.is_empty() => return,
             Ok(old) => {

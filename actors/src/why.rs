@@ -16,10 +16,10 @@ use inboxgrove_policy::gate::{self, Gate};
 use inboxgrove_store::{Batch, Scope};
 
 use crate::{
+    context::pages,
     inbox::{acceptance_takes, holder_of},
     platform::{Platform, Subject, Why},
     refusal::Refusal,
-    tenant::pages,
 };
 
 impl Platform {

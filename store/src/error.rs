@@ -100,6 +100,13 @@ pub enum CommitError {
     },
 }
 
+impl CommitError {
+    /// Whether it is for a damaged row, which may be healed: the same commit may succeed when the rows were rebuilt.
+    pub fn may_heal(&self) -> bool {
+        matches!(self, Self::Unreadable { source, .. } if !matches!(source, RowError::Sealed(_)))
+    }
+}
+
 /// Why something could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {

@@ -10,7 +10,7 @@ use std::sync::{Arc, atomic::Ordering};
 use inboxgrove_model::ports::Rng;
 
 use crate::{
-    CommitError, EngineError, OpenError, Options, ReadError, Store, TableId,
+    CommitError, EngineError, OpenError, Options, ReadError, RewriteError, Store, TableId,
     committer::Committer,
     engine::{Engine, RawRow},
     frame::{FrameWriter, Item},
@@ -55,6 +55,9 @@ pub enum MigrateError {
     /// A row cannot be written.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// A row is damaged, and the rows could not be rebuilt.
+    #[error("the rows are damaged, and could not be rebuilt")]
+    Rebuild(#[from] RewriteError),
     /// There is no such format.
     #[error("format {wanted} is not between {FORMAT_OLDEST} and {newest}")]
     NoSuchFormat {
@@ -82,7 +85,8 @@ pub fn migrate_down(
 
 impl Store {
     /// Rewrites every row as of a format, for whoever has the store open. Nobody else may commit meanwhile: what is
-    /// handed over already is in rows of the old format.
+    /// handed over already is in rows of the old format. Where a row is damaged all rows are rebuilt first, from the newest
+    /// backup and the log since.
     pub fn migrate(&self, format: u8) -> Result<MigrateReport, MigrateError> {
         let newest = self.inner.shared.limits.format_newest;
         if !(FORMAT_OLDEST..=newest).contains(&format) {
@@ -91,6 +95,18 @@ impl Store {
                 newest,
             });
         }
+        let from = self.inner.shared.format();
+        match self.migrate_rows(format) {
+            Err(MigrateError::Read(why @ ReadError::Damaged { .. })) => {
+                self.rebuild_rows(Some(&why.to_string()))?;
+                let report = self.migrate_rows(format)?;
+                Ok(MigrateReport { from, ..report })
+            }
+            done => done,
+        }
+    }
+
+    fn migrate_rows(&self, format: u8) -> Result<MigrateReport, MigrateError> {
         let gone = || CommitError::Failed {
             why: "the committer has ended".to_owned(),
         };

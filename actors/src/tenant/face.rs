@@ -12,7 +12,11 @@ use inboxgrove_model::{
 };
 use secrecy::SecretString;
 
-use super::{BAD_REFRESH, Refresh, TenantMsg, live_session, may_add_domain, refresh_of};
+use super::{
+    TenantMsg,
+    additions::may_add_domain,
+    sessions::{BAD_REFRESH, Refresh, live_session, refresh_of},
+};
 use crate::{
     context::Reply,
     directory::{self, Address, Letter},

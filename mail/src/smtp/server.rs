@@ -60,6 +60,9 @@ pub trait Handler: Send {
 
     /// A transaction that had begun ended without a call of [`Handler::data`].
     fn reset(&mut self) {}
+
+    /// Every reply has been sent, and no transaction is open: until the client says more, nobody is at work.
+    fn rest(&mut self) {}
 }
 
 /// Who sends what to whom, as the client said it.

@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -30,6 +33,7 @@ mod laws;
 struct Keeper {
     host: DomainName,
     kept: Arc<Mutex<Vec<(EnvelopeIn, Bytes)>>>,
+    resting: Arc<AtomicBool>,
 }
 
 /// A server on the other end of a stream.
@@ -45,7 +49,12 @@ impl Keeper {
         Self {
             host: DomainName::parse("mx.example.net").unwrap(),
             kept: Arc::default(),
+            resting: Arc::default(),
         }
+    }
+
+    fn rests(&self) -> bool {
+        self.resting.load(Ordering::Relaxed)
     }
 
     fn kept(&self) -> Vec<(EnvelopeIn, Bytes)> {
@@ -59,6 +68,7 @@ impl Handler for Keeper {
     }
 
     async fn mail(&mut self, _from: Option<&EmailAddress>, _size: Option<u64>) -> Verdict {
+        self.resting.store(false, Ordering::Relaxed);
         Reply::new(250, EnhancedStatus::new(2, 1, 0), "ok")
     }
 
@@ -73,6 +83,10 @@ impl Handler for Keeper {
     async fn data(&mut self, envelope: &EnvelopeIn, message: Bytes) -> Verdict {
         self.kept.lock().unwrap().push((envelope.clone(), message));
         Reply::ok("kept")
+    }
+
+    fn rest(&mut self) {
+        self.resting.store(true, Ordering::Relaxed);
     }
 }
 

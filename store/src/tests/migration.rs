@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{NOW, commit, options, put, rng, wait};
 use crate::{
     Batch, MemDisk, MigrateError, MigrateReport, OpenError, Options, Scope, SeedPlan, Stop, Store,
-    migrate_down, migrate_up, restore,
+    TableId, migrate_down, migrate_up, restore,
 };
 
 /// The formats that N−1 and N know up to.
@@ -181,6 +181,24 @@ fn the_rows_are_rebuilt_from_a_backup_of_the_newer_format_once_it_was_taken_back
     assert!(why.to_string().contains("has format 2"), "{why}");
     assert!(!into.exists(), "nothing was begun");
     restore(&backup, daemon(&into, AFTER), rng()).expect("N restores it");
+}
+
+#[test]
+fn a_damaged_row_is_healed_before_it_is_migrated() {
+    let disk = MemDisk::new();
+    let store = open(&disk, AFTER).expect("made");
+    seed(&store, 1, 5);
+    store.migrate(BEFORE).expect("migrated");
+    let expected = inboxes(&store);
+    let keys = disk.row_keys();
+    let inbox = |key: &&Vec<u8>| key.first() == Some(&TableId::Inbox.byte());
+    let key = keys.iter().find(inbox).expect("there are some");
+    assert!(disk.flip_row(key, 30));
+    let report = store.migrate(AFTER).expect("migrated");
+    assert_eq!((report.from, report.to), (BEFORE, AFTER));
+    assert!(report.rewritten >= 5, "{report:?}");
+    store.migrate(BEFORE).expect("and back");
+    assert_whole(&store, &expected);
 }
 
 #[test]

@@ -12,7 +12,11 @@ use inboxgrove_actors::{Parts, Platform};
 use inboxgrove_config::Config;
 use inboxgrove_model::PolicyTime;
 use inboxgrove_sim::rng::SeededRng;
-use inboxgrove_store::{Fault, Keys, MemDisk, OpenReport, Options, PolicyMark, Stop, Store};
+use inboxgrove_store::{
+    Fault, Keys, MemDisk, OpenReport, Options, PolicyMark, RewriteError, Stop, Store,
+};
+
+use tokio::task::AbortHandle;
 
 use super::{
     attic::Attic,
@@ -24,6 +28,8 @@ use super::{
 
 /// A start that needs longer than this of simulated time hangs.
 const START_WAIT: Duration = Duration::from_mins(10);
+/// Rows that could not be healed are tried again after this.
+const HEAL_AGAIN: Duration = Duration::from_mins(1);
 /// A log segment: small enough that a day has several, and compaction something to do.
 const SEGMENT_BYTES: u64 = 256 << 10;
 
@@ -47,6 +53,9 @@ pub struct House {
     machine: Option<Machine>,
     starts: u32,
     rotten: Option<Rotten>,
+    healer: Option<AbortHandle>,
+    /// Why rows could not be healed, but for the disk.
+    unhealed: Arc<Mutex<Option<String>>>,
     tally: Tally,
 }
 
@@ -126,6 +135,8 @@ impl House {
             machine: None,
             starts: 0,
             rotten: None,
+            healer: None,
+            unhealed: Arc::default(),
             tally: Tally::default(),
         })
     }
@@ -214,6 +225,9 @@ impl House {
     }
 
     async fn try_start(&mut self) -> anyhow::Result<()> {
+        let unhealed = self.unhealed.lock();
+        let unhealed = unhealed.unwrap_or_else(PoisonError::into_inner).take();
+        ensure!(unhealed.is_none(), "rows were not healed: {unhealed:?}");
         self.starts += 1;
         let rng = self.rng.stream(&format!("run/{}", self.starts));
         let (store, report) = self.open_or_mend(&rng).context("the store does not open")?;
@@ -238,6 +252,7 @@ impl House {
             .map_or(PolicyTime::default(), |mark| mark.at);
         let machine = Machine::new(self.outside.clone(), mark);
         self.machine = Some(machine.clone());
+        self.healer = Some(heal(store.clone(), Arc::clone(&self.unhealed)));
         let parts = Parts {
             ports: machine.ports(rng),
             store,
@@ -299,6 +314,7 @@ impl House {
             machine.lose_power();
         }
         self.door.lead_nowhere();
+        self.healer.take().inspect(AbortHandle::abort);
         self.disk.stop(stop);
         // A torn tail cannot be told from rot in the last frames when both come at once: that is two faults.
         if matches!(self.rotten, Some(Rotten::File { .. })) {
@@ -317,6 +333,7 @@ impl House {
         if let Some(leaving) = leaving {
             leaving.drain(within).await;
         }
+        self.healer.take().inspect(AbortHandle::abort);
         self.wire.run_ends();
         self.door.lead_nowhere();
         if let Some(machine) = self.machine.take() {
@@ -429,6 +446,24 @@ impl House {
             None => {}
         }
     }
+}
+
+/// What the daemon's upkeep does: when somebody meets a row that is damaged all rows are rebuilt.
+fn heal(store: Store, unhealed: Arc<Mutex<Option<String>>>) -> AbortHandle {
+    let healing = async move {
+        loop {
+            let met = store.damage_met().await;
+            if let Err(why) = store.rebuild_rows(Some(&met)) {
+                let excused = matches!(why, RewriteError::NoRoom { .. } | RewriteError::Failed);
+                let why = format!("{met}: {:#}", anyhow::Error::from(why));
+                if !excused && !is_of_the_disk(&why) {
+                    *unhealed.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                }
+                tokio::time::sleep(HEAL_AGAIN).await;
+            }
+        }
+    };
+    tokio::spawn(healing).abort_handle()
 }
 
 /// Whether a failure is one that a disk can cause. Whoever meets it says so first: the store, or an actor that reads.

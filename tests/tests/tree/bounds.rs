@@ -2,21 +2,26 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use inboxgrove_actors::{
     Refusal,
     platform::{NewMessage, TreeQuery},
 };
 use inboxgrove_model::{
-    PolicyTime,
+    EmailAddress, PolicyTime,
     event::{EventKind, LoggedEvent},
-    ports::Clock,
+    inbox::{EvidenceDay, Inbox},
+    ports::{Clock, Net},
 };
+use inboxgrove_store::TableId;
 use inboxgrove_tests::virtual_world::{
     neighbourhood::{INBOUND, friend, settings},
     people::hand_over,
 };
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufStream},
+    time::{sleep, timeout},
+};
 
 use super::{Village, letter};
 
@@ -37,6 +42,29 @@ fn mail(kib: usize) -> Vec<u8> {
 }
 
 impl Village {
+    /// Sends a letter to somebody, and resolves when it has been tried, which must be soon.
+    async fn try_soon(&self, from: &Inbox, to: EmailAddress) -> anyhow::Result<()> {
+        let mut events = self.platform.store().subscribe();
+        let letter = NewMessage {
+            to: vec![to.clone()],
+            ..letter()
+        };
+        let sent = self.platform.send(from.tenant, from.id, letter, None);
+        let sent = sent.await?.value.id;
+        let tried = |logged: &LoggedEvent| {
+            matches!(
+                logged.event.kind,
+                EventKind::MessageDelivered { message, .. } | EventKind::MessageDeferred { message, .. }
+                    if message == sent
+            )
+        };
+        let heard = timeout(SOON, async {
+            while !events.recv().await?.iter().any(tried) {}
+            anyhow::Ok(())
+        });
+        heard.await.with_context(|| format!("{to} waits"))?
+    }
+
     /// How the last stranger's message was answered at its final dot.
     fn last_answer(&self) -> Option<u16> {
         let seen = self.around.wire.seen();
@@ -96,24 +124,81 @@ async fn a_connection_that_idles_keeps_no_other_site_waiting() -> anyhow::Result
     let village = Village::build_with(1, config).await?;
     let from = &village.inboxes[0][0];
     for provider in ["gmail", "yahoo", "outlook"] {
-        let mut events = village.platform.store().subscribe();
-        let to = vec![friend(provider, 0)?];
-        let letter = NewMessage { to, ..letter() };
-        let sent = village.platform.send(from.tenant, from.id, letter, None);
-        let sent = sent.await?.value.id;
-        let tried = |logged: &LoggedEvent| {
-            matches!(
-                logged.event.kind,
-                EventKind::MessageDelivered { message, .. } | EventKind::MessageDeferred { message, .. }
-                    if message == sent
-            )
-        };
-        let heard = timeout(SOON, async {
-            while !events.recv().await?.iter().any(tried) {}
-            anyhow::Ok(())
-        });
-        heard.await.with_context(|| format!("{provider} waits"))??;
+        village.try_soon(from, friend(provider, 0)?).await?;
     }
+    Ok(())
+}
+
+/// A fast clock stands still while anybody is at work, and a drain waits for them.
+#[tokio::test(start_paused = true)]
+async fn a_stranger_who_stays_connected_is_no_work() -> anyhow::Result<()> {
+    let village = Village::build(1).await?;
+    let activity = &village.platform.ports().activity;
+    let net = &*village.around.tapped;
+    let mut stream = BufStream::new(net.connect(None, INBOUND).await?);
+    let to = &village.inboxes[0][0].address;
+    let mut line = String::new();
+    for (said, answer) in [
+        (String::new(), "220 "),
+        ("EHLO strangers.example\r\n".to_owned(), "250 "),
+        (
+            "MAIL FROM:<stranger@strangers.example>\r\n".to_owned(),
+            "250 ",
+        ),
+        (format!("RCPT TO:<{to}>\r\n"), "250 "),
+        ("DATA\r\n".to_owned(), "354 "),
+        (
+            "From: <stranger@strangers.example>\r\n\r\nHello.\r\n.\r\n".to_owned(),
+            "250 ",
+        ),
+    ] {
+        stream.write_all(said.as_bytes()).await?;
+        stream.flush().await?;
+        while !line.starts_with(answer) {
+            line.clear();
+            let read = stream.read_line(&mut line).await?;
+            ensure!(read > 0, "it hung up");
+        }
+        line.clear();
+        assert!(
+            !said.starts_with("RCPT") || activity.busy() > 0,
+            "it is at work"
+        );
+    }
+    timeout(SOON, activity.idle())
+        .await
+        .context("it stays at work")?;
+    stream.write_all(b"NOOP\r\n").await?;
+    stream.flush().await?;
+    stream.read_line(&mut line).await?;
+    assert!(line.starts_with("250 "), "{line}");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outcome_waits_until_the_row_that_it_counts_in_is_healed() -> anyhow::Result<()> {
+    let village = Village::build(1).await?;
+    let from = &village.inboxes[0][0];
+    let store = village.platform.store();
+    let counts = |what: &str| -> anyhow::Result<u32> {
+        let days = store.evidence(from.tenant, from.id, 0);
+        let days = days.with_context(|| what.to_owned())?;
+        let tried = |day: &EvidenceDay| day.counts.delivered + day.counts.deferred;
+        Ok(days.iter().map(tried).sum())
+    };
+    let friend = friend("gmail", 0)?;
+    village.try_soon(from, friend.clone()).await?;
+    assert_eq!(counts("the first")?, 1);
+    let disk = village.house.disk();
+    let keys = disk.row_keys();
+    let id = from.id.as_bytes();
+    let rollup = |key: &&Vec<u8>| {
+        key[0] == TableId::Evidence.byte() && key.windows(id.len()).any(|part| part == id)
+    };
+    let key = keys.iter().find(rollup).context("there is a rollup")?;
+    assert!(disk.flip_row(key, 30));
+    village.try_soon(from, friend).await?;
+    assert_eq!(counts("after it was healed")?, 2);
     Ok(())
 }
 

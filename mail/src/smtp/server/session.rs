@@ -142,10 +142,19 @@ impl<'a, H: Handler> Session<'a, H> {
             None => Duration::ZERO,
             Some(_) => LAST_COMMAND_WAIT,
         };
+        let (wire, handler) = (&mut self.wire, &mut self.handler);
+        let rests = self.transaction.is_none() && wire.input().is_empty();
+        let line = async {
+            if rests {
+                wire.flush().await?;
+                handler.rest();
+            }
+            wire.line(self.limits.command_line_bytes).await
+        };
         let line = tokio::select! {
             biased;
             () = told_to_stop(&mut self.shutdown, patience) => return Err(self.goodbye()),
-            line = timeout_at(deadline, self.wire.line(self.limits.command_line_bytes)) => line,
+            line = timeout_at(deadline, line) => line,
         };
         match line {
             Err(_) => {

@@ -2,7 +2,7 @@
 
 use tokio::time::{Duration, Instant};
 
-use super::{address, envelope, open, options, play, start};
+use super::{address, envelope, expect, open, options, play, say, start};
 use crate::smtp::{
     client::{Delivery, EnvelopeOut, SendOutcome, Session, Stage},
     server::{Ended, Limits},
@@ -14,6 +14,26 @@ fn fate(outcome: &SendOutcome, at: usize) -> (Stage, u16) {
     let recipient = &outcome.recipients[at];
     let code = recipient.delivery.reply().map_or(0, super::Reply::code);
     (recipient.stage, code)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_rests_when_its_replies_are_out_and_no_transaction_is_open() {
+    let mut served = start(Limits::default(), None);
+    let (stream, keeper) = (&mut served.stream, &served.keeper);
+    expect(stream, "220").await;
+    for (line, code, rests) in [
+        ("EHLO a.example", "250", true),
+        ("MAIL FROM:<ada@example.org>", "250", false),
+        ("RCPT TO:<bob@example.net>", "250", false),
+        ("RSET", "250", true),
+        ("MAIL FROM:<ada@example.org>", "250", false),
+        ("RCPT TO:<bob@example.net>", "250", false),
+        ("DATA", "354", false),
+        ("Subject: dots\r\n\r\nend\r\n.", "250", true),
+    ] {
+        say(stream, line, code).await;
+        assert_eq!(keeper.rests(), rests, "after {line:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
