@@ -1,3 +1,5 @@
+//! What the checks of a domain come to.
+
 use super::*;
 
 fn domain(status: DomainStatus) -> Domain {

@@ -1,3 +1,5 @@
+//! Whose word stands behind a message that came in, and what connections share.
+
 use inboxgrove_mail::authentication::{
     DkimVerification, DmarcPolicy, DmarcVerification, SpfVerification,
 };

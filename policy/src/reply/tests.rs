@@ -1,3 +1,5 @@
+//! Replies of real servers, and what each means.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What a crash takes back, and what it leaves.
+
 use super::*;
 
 #[test]

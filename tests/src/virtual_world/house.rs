@@ -470,6 +470,7 @@ fn heal(store: Store, unhealed: Arc<Mutex<Option<String>>>) -> AbortHandle {
 pub fn is_of_the_disk(why: &str) -> bool {
     [
         "the store failed",
+        "the store has failed",
         "lost power",
         "EIO",
         "(os error 5)",
