@@ -103,7 +103,7 @@ pub enum CommitError {
 impl CommitError {
     /// Whether it is for a damaged row, which may be healed: the same commit may succeed when the rows were rebuilt.
     pub fn may_heal(&self) -> bool {
-        matches!(self, Self::Unreadable { source, .. } if !matches!(source, RowError::Sealed(_)))
+        matches!(self, Self::Unreadable { source, .. } if source.may_heal())
     }
 }
 

@@ -97,7 +97,7 @@ impl Store {
         }
         let from = self.inner.shared.format();
         match self.migrate_rows(format) {
-            Err(MigrateError::Read(why @ ReadError::Damaged { .. })) => {
+            Err(MigrateError::Read(why)) if is_healable(&why) => {
                 self.rebuild_rows(Some(&why.to_string()))?;
                 let report = self.migrate_rows(format)?;
                 Ok(MigrateReport { from, ..report })
@@ -210,6 +210,10 @@ impl Committer {
             }
         })
     }
+}
+
+fn is_healable(why: &ReadError) -> bool {
+    matches!(why, ReadError::Damaged { source, .. } if source.may_heal())
 }
 
 /// The format of a store, known or not; `None` in one that is new.

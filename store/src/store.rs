@@ -451,8 +451,7 @@ impl Shared {
 
     /// The error that a row is damaged, which is told to whoever may heal it. `key` is the whole key.
     pub(crate) fn unreadable(&self, key: &[u8], source: RowError) -> ReadError {
-        // What cannot be unsealed is as it was written: its tenant's key was erased.
-        let heals = !matches!(source, RowError::Sealed(_));
+        let heals = source.may_heal();
         let why = damaged(key, source);
         if heals {
             self.met_damage(&why);

@@ -192,6 +192,11 @@ pub enum RowError {
 }
 
 impl RowError {
+    /// Whether rebuilt rows may have it whole. What cannot be unsealed is as it was written: its tenant's key was erased.
+    pub(crate) fn may_heal(&self) -> bool {
+        !matches!(self, Self::Sealed(_))
+    }
+
     /// A damaged row, and how.
     pub fn damaged(why: impl fmt::Display) -> Self {
         Self::Damaged(why.to_string())

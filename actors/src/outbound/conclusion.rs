@@ -1,7 +1,7 @@
 //! What outcomes change: one commit each, made by a task and made again when it must be. What they mean is decided in
 //! `outcome.rs`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use inboxgrove_model::{
     event::Event,
@@ -15,13 +15,14 @@ use super::{
     InFlight, Key, OutboundMsg, OutboundState,
     outcome::{NextStep, Tried, next_step},
 };
+use crate::metrics::ByProvider;
 
 /// A commit that found the store's queue full, or the disk, is made again after this.
 const COMMIT_AGAIN: Duration = Duration::from_millis(500);
 /// An outcome that met a damaged row is committed again after this.
 const HEALED_AGAIN: Duration = Duration::from_secs(2);
-/// How often, ten minutes in all: the daemon heals a row as soon as it is met, and a million inboxes take some minutes.
-/// What cannot be healed may not stop the queue.
+/// How often such an outcome is committed again, ten minutes in all: the daemon heals a row as soon as it is met, and a
+/// million inboxes take some minutes. What cannot be healed may not stop the queue.
 const HEALED_AGAIN_MAX: u16 = 300;
 
 impl InFlight {
@@ -73,11 +74,14 @@ impl OutboundState {
     /// into its queue when `commit` is called, not when it is polled.
     fn commit_outcome(&self, batch: Batch, mut flight: InFlight, outcome: Tried, whole: bool) {
         let committed = self.cx.store.commit(batch);
-        let me = self.me.clone();
+        let (cx, me) = (Arc::clone(&self.cx), self.me.clone());
         self.cx.spawn(async move {
             let key = flight.key();
             let news = match committed.await {
-                Ok(_) => OutboundMsg::Settled(key),
+                Ok(_) => {
+                    cx.metrics.attempts.get_or_create(&label(&outcome)).inc();
+                    OutboundMsg::Settled(key)
+                }
                 Err(why @ (CommitError::Busy | CommitError::DiskLow { .. })) => {
                     tracing::warn!(%why, "an outcome was not committed yet");
                     tokio::time::sleep(COMMIT_AGAIN).await;
@@ -88,7 +92,9 @@ impl OutboundState {
                     return me.stop(format!("an outcome was not committed: {why}"));
                 }
                 Err(why) if whole && flight.waits_for_healing(&why) => {
-                    tracing::warn!(message = %key.0, %why, "an outcome waits until a damaged row is healed");
+                    if flight.unreadable == 1 {
+                        tracing::warn!(message = %key.0, %why, "an outcome waits until a damaged row is healed");
+                    }
                     tokio::time::sleep(HEALED_AGAIN).await;
                     OutboundMsg::Tried(flight, outcome)
                 }
@@ -209,16 +215,19 @@ impl OutboundState {
                 ..entry.clone()
             });
         }
-        // The known providers have a word for a name; a stranger's site has dots, and there are too many of them.
-        let provider = match outcome.provider() {
-            known if !known.contains('.') => known.to_owned(),
-            _ => "other".to_owned(),
-        };
-        let label = crate::metrics::ByProvider {
-            provider,
-            outcome: outcome.name(),
-        };
-        self.cx.metrics.attempts.get_or_create(&label).inc();
         batch
+    }
+}
+
+/// How the metrics name an outcome. The known providers have a word for a name; a stranger's site has dots, and there are
+/// too many of them.
+fn label(outcome: &Tried) -> ByProvider {
+    let provider = match outcome.provider() {
+        known if !known.contains('.') => known.to_owned(),
+        _ => "other".to_owned(),
+    };
+    ByProvider {
+        provider,
+        outcome: outcome.name(),
     }
 }

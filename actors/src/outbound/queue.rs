@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{InFlight, Key, OutboundMsg, OutboundState, outcome::Tried};
 use crate::mailbox::Own;
 
-/// How many of them one tenant may have: no account with slow destinations stops the others.
+/// How many recipients in flight one tenant may have: no account with slow destinations stops the others.
 const IN_FLIGHT_OF_TENANT_MAX: usize = 128;
 /// Queue rows read at a time.
 const PAGE: usize = 256;
@@ -49,7 +49,7 @@ impl OutboundState {
                 PAGE,
             )?;
             for why in damaged {
-                tracing::error!(%why, "a queue row cannot be read; its recipient waits for an operator");
+                tracing::error!(%why, "a queue row cannot be read; its recipient waits until it is healed");
             }
             let mut entries: Vec<_> = page
                 .items

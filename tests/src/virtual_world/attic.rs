@@ -56,9 +56,14 @@ impl Attic {
     /// Throws the newest backup away.
     pub(super) fn throw_newest_away(&self) {
         if let Some(newest) = self.newest() {
-            // A backup that cannot be removed stays and is found again.
-            fs::remove_dir_all(newest).ok();
+            Self::throw_away(&newest);
         }
+    }
+
+    /// Throws a backup away, or what there is of it.
+    pub(super) fn throw_away(backup: &Path) {
+        // One that cannot be removed stays and is found again; a failed one may not have begun.
+        fs::remove_dir_all(backup).ok();
     }
 
     fn newest(&self) -> Option<PathBuf> {

@@ -15,7 +15,6 @@ use inboxgrove_sim::rng::SeededRng;
 use inboxgrove_store::{
     Fault, Keys, MemDisk, OpenReport, Options, PolicyMark, RewriteError, Stop, Store,
 };
-
 use tokio::task::AbortHandle;
 
 use super::{
@@ -376,6 +375,10 @@ impl House {
         let store = platform.store();
         let (now, place) = (platform.ports().clock.policy(), self.attic.next()?);
         let done = store.backup(&place).map_err(anyhow::Error::from);
+        if done.is_err() {
+            // What is left of it is no backup: the store does not know it, and would find nothing that rots in it.
+            Attic::throw_away(&place);
+        }
         let done = done.and_then(|_| Ok(store.compact(now)?));
         match done {
             Ok(compacted) => {

@@ -1,6 +1,6 @@
 //! What is refused at which limit, with which answer, and that it is taken again.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use inboxgrove_actors::{
@@ -8,7 +8,7 @@ use inboxgrove_actors::{
     platform::{NewMessage, TreeQuery},
 };
 use inboxgrove_model::{
-    EmailAddress, PolicyTime,
+    EmailAddress, MessageId, PolicyTime,
     event::{EventKind, LoggedEvent},
     inbox::{EvidenceDay, Inbox},
     ports::{Clock, Net},
@@ -20,6 +20,7 @@ use inboxgrove_tests::virtual_world::{
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufStream},
+    sync::broadcast::Receiver,
     time::{sleep, timeout},
 };
 
@@ -41,28 +42,49 @@ fn mail(kib: usize) -> Vec<u8> {
     text
 }
 
+/// Resolves when a message has been tried once more.
+async fn tried_within(
+    within: Duration,
+    events: &mut Receiver<Arc<Vec<LoggedEvent>>>,
+    sent: MessageId,
+) -> anyhow::Result<()> {
+    let tried = |logged: &LoggedEvent| {
+        matches!(
+            logged.event.kind,
+            EventKind::MessageDelivered { message, .. } | EventKind::MessageDeferred { message, .. }
+                if message == sent
+        )
+    };
+    let heard = timeout(within, async {
+        while !events.recv().await?.iter().any(tried) {}
+        anyhow::Ok(())
+    });
+    heard.await.with_context(|| format!("{sent} waits"))?
+}
+
 impl Village {
     /// Sends a letter to somebody, and resolves when it has been tried, which must be soon.
-    async fn try_soon(&self, from: &Inbox, to: EmailAddress) -> anyhow::Result<()> {
+    async fn try_soon(&self, from: &Inbox, to: EmailAddress) -> anyhow::Result<MessageId> {
         let mut events = self.platform.store().subscribe();
         let letter = NewMessage {
-            to: vec![to.clone()],
+            to: vec![to],
             ..letter()
         };
         let sent = self.platform.send(from.tenant, from.id, letter, None);
         let sent = sent.await?.value.id;
-        let tried = |logged: &LoggedEvent| {
-            matches!(
-                logged.event.kind,
-                EventKind::MessageDelivered { message, .. } | EventKind::MessageDeferred { message, .. }
-                    if message == sent
-            )
-        };
-        let heard = timeout(SOON, async {
-            while !events.recv().await?.iter().any(tried) {}
-            anyhow::Ok(())
-        });
-        heard.await.with_context(|| format!("{to} waits"))?
+        tried_within(SOON, &mut events, sent).await?;
+        Ok(sent)
+    }
+
+    /// Flips a bit of a row of this table whose key has these bytes.
+    fn flip_row(&self, table: TableId, of: &[u8]) -> anyhow::Result<()> {
+        let disk = self.house.disk();
+        let is_it =
+            |key: &&Vec<u8>| key[0] == table.byte() && key.windows(of.len()).any(|part| part == of);
+        let keys = disk.row_keys();
+        let key = keys.iter().find(is_it).context("there is such a row")?;
+        ensure!(disk.flip_row(key, 30), "it is too short");
+        Ok(())
     }
 
     /// How the last stranger's message was answered at its final dot.
@@ -189,17 +211,22 @@ async fn an_outcome_waits_until_the_row_that_it_counts_in_is_healed() -> anyhow:
     let friend = friend("gmail", 0)?;
     village.try_soon(from, friend.clone()).await?;
     assert_eq!(counts("the first")?, 1);
-    let disk = village.house.disk();
-    let keys = disk.row_keys();
-    let id = from.id.as_bytes();
-    let rollup = |key: &&Vec<u8>| {
-        key[0] == TableId::Evidence.byte() && key.windows(id.len()).any(|part| part == id)
-    };
-    let key = keys.iter().find(rollup).context("there is a rollup")?;
-    assert!(disk.flip_row(key, 30));
+    village.flip_row(TableId::Evidence, from.id.as_bytes())?;
     village.try_soon(from, friend).await?;
     assert_eq!(counts("after it was healed")?, 2);
     Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn mail_whose_row_was_met_damaged_goes_on_once_it_is_healed() -> anyhow::Result<()> {
+    let village = Village::build(1).await?;
+    let mut events = village.platform.store().subscribe();
+    let sent = village.try_soon(&village.inboxes[0][0], friend("yahoo", 0)?);
+    let sent = sent.await?;
+    tried_within(SOON, &mut events, sent).await?;
+    // It was greylisted: its row is read again when it is due.
+    village.flip_row(TableId::Message, sent.as_bytes())?;
+    tried_within(Duration::from_hours(2), &mut events, sent).await
 }
 
 #[tokio::test(start_paused = true)]
