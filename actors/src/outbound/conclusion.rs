@@ -136,13 +136,7 @@ impl OutboundState {
             (Some(entry), Some(message)) if entry.attempting => {
                 let reply = "the attempt was cut off".to_owned();
                 let flight = self.flight(entry, message, None);
-                self.tried(
-                    flight,
-                    Tried::Uncertain {
-                        provider: "unknown".to_owned(),
-                        reply,
-                    },
-                );
+                self.tried(flight, Tried::uncertain(reply));
                 Ok(())
             }
             _ => {

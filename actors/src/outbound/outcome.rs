@@ -5,12 +5,15 @@ use inboxgrove_model::{
     event::EventKind,
     inbox::DayCounts,
     limits::REPLY_CHARS_MAX,
-    message::{BounceClass, Message, QueueEntry, RecipientState},
+    message::{BounceClass, Message, QueueEntry, Recipient, RecipientState},
 };
 use inboxgrove_policy::{
     RetryRules,
     retry::{self, Cause},
 };
+
+/// The provider of an outcome whose server was forgotten.
+const UNKNOWN: &str = "unknown";
 
 /// How an attempt ended.
 #[derive(Debug, Clone)]
@@ -104,6 +107,38 @@ pub(super) fn next_step(
 // === impl Tried ===
 
 impl Tried {
+    /// Nobody knows how it ended, nor at whose server.
+    pub(super) fn uncertain(reply: String) -> Self {
+        Self::Uncertain {
+            provider: UNKNOWN.to_owned(),
+            reply,
+        }
+    }
+
+    /// The outcome behind the final state that a message's row has for a recipient; what has expired waits
+    /// `until` then should it be younger than that after all. None where nothing was ever to be sent.
+    pub(super) fn as_recorded(recipient: &Recipient, until: PolicyTime) -> Option<Self> {
+        let (provider, reply) = (UNKNOWN.to_owned(), recipient.last_reply.clone());
+        match recipient.state {
+            RecipientState::Delivered => Some(Self::Delivered { provider, reply }),
+            RecipientState::Bounced(class) => Some(Self::Bounced {
+                provider,
+                reply,
+                class,
+            }),
+            RecipientState::Suppressed => Some(Self::Suppressed),
+            RecipientState::Expired => Some(Self::Waiting {
+                provider,
+                why: reply,
+                until,
+            }),
+            RecipientState::Queued
+            | RecipientState::Attempting
+            | RecipientState::Uncertain
+            | RecipientState::Received => None,
+        }
+    }
+
     /// The words behind it, cut to what a row keeps.
     pub(super) fn reply(&self) -> String {
         let words = match self {

@@ -132,29 +132,29 @@ impl OutboundState {
                 .store
                 .get::<Message>(&(entry.tenant, entry.inbox, entry.message))?,
         };
-        let recipient = |message: &Message| {
-            message
-                .recipients
-                .get(usize::from(entry.recipient))
-                .map(|r| r.state)
-        };
-        let Some(message) =
-            stored.filter(|message| recipient(message).is_some_and(|state| !state.is_final()))
-        else {
-            // Its inbox's rows were erased, or it has come to its end: there is nothing to send.
+        let place = usize::from(entry.recipient);
+        let Some(message) = stored.filter(|message| place < message.recipients.len()) else {
+            // Its inbox's rows were erased: there is nothing to send.
             self.forget(&entry);
             return Ok(());
         };
+        let recipient = &message.recipients[place];
+        if recipient.state.is_final() {
+            // The outcome of another recipient came onto the disk with the message's row, this one's own did not before
+            // the daemon ended: what it would have counted and told is made up for.
+            match Tried::as_recorded(recipient, entry.due_at) {
+                Some(outcome) => self.begin_flight(entry, message).end(outcome),
+                None => self.forget(&entry),
+            }
+            return Ok(());
+        }
         let tenant = self.cx.store.get::<Tenant>(&entry.tenant)?;
         let held = !tenant.is_some_and(|tenant| tenant.status.may_act());
         let flight = self.begin_flight(entry, message);
         if flight.entry.attempting {
             // A crash, or the end of this actor, came between the takes and the outcome: it may have been sent.
             let reply = "the daemon was stopped during an attempt".to_owned();
-            flight.end(Tried::Uncertain {
-                provider: "unknown".to_owned(),
-                reply,
-            });
+            flight.end(Tried::uncertain(reply));
         } else if held {
             flight.end(Tried::Held {
                 until: self.cx.now().after(HELD_AGAIN),

@@ -11,9 +11,10 @@ use inboxgrove_model::{
     EmailAddress, MessageId, PolicyTime,
     event::{EventKind, LoggedEvent},
     inbox::{EvidenceDay, Inbox},
+    message::{Message, QueueEntry, RecipientState},
     ports::{Clock, Net},
 };
-use inboxgrove_store::TableId;
+use inboxgrove_store::{Batch, Owner, Scope, TableId};
 use inboxgrove_tests::virtual_world::{
     neighbourhood::{INBOUND, friend, settings},
     people::hand_over,
@@ -227,6 +228,47 @@ async fn mail_whose_row_was_met_damaged_goes_on_once_it_is_healed() -> anyhow::R
     // It was greylisted: its row is read again when it is due.
     village.flip_row(TableId::Message, sent.as_bytes())?;
     tried_within(Duration::from_hours(2), &mut events, sent).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outcome_that_only_the_messages_row_knows_is_told_and_counted() -> anyhow::Result<()> {
+    let village = Village::build(1).await?;
+    let (from, store) = (&village.inboxes[0][0], village.platform.store());
+    // It is greylisted, and waits.
+    let sent = village.try_soon(from, friend("yahoo", 0)?).await?;
+    let key = (from.tenant, from.id, sent);
+    let mut message = store.get::<Message>(&key)?.context("its row")?;
+    let queue = store.page::<QueueEntry>(&Scope::All, None, 10)?.items;
+    let [waiting] = &queue[..] else {
+        anyhow::bail!("{queue:?}");
+    };
+    message.recipients[0].state = RecipientState::Delivered;
+    message.recipients[0].attempts += 1;
+    message.recipients[0].last_reply = "250 kept".to_owned();
+    let lease = store.own(Owner::Outbound).await?;
+    let mut batch = Batch::new();
+    batch.by(&lease).put(&message).put(&QueueEntry {
+        attempting: true,
+        ..waiting.clone()
+    });
+    store.commit(batch).await?;
+    let mut events = store.subscribe();
+    village.platform.kill("outbound", "a test").await?;
+    tried_within(Duration::from_hours(2), &mut events, sent).await?;
+    let days = store.evidence(from.tenant, from.id, 0)?;
+    let delivered = days
+        .iter()
+        .map(|day| (&*day.provider, day.counts.delivered));
+    let delivered: Vec<_> = delivered.filter(|(_, count)| *count > 0).collect();
+    assert_eq!(delivered, [("unknown", 1)]);
+    assert_eq!(store.get::<Message>(&key)?, Some(message));
+    assert!(
+        store
+            .page::<QueueEntry>(&Scope::All, None, 10)?
+            .items
+            .is_empty()
+    );
+    Ok(())
 }
 
 #[tokio::test(start_paused = true)]
