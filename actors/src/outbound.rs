@@ -7,10 +7,11 @@
 //! tasks, each once; [`Returned`] when a delivery was dropped without an outcome (a site died, a task
 //! panicked); [`Drain`] when the platform drains; [`Release`] from tenants; questions of operators. Never waits
 //! for the network, nor for commits: it decides from what it holds in memory, hands the commit to a task, and
-//! the committer keeps the order. A commit that could not be made is made again, for a while also one that met a damaged row; a
-//! row that cannot be read is reported, stepped over, and looked at again when it may have been healed. Restarts within
-//! [`Budget::SERVICE`]; a restart finds everything in the queue, and what was being tried is then
-//! *uncertain*. Memory holds [`IN_FLIGHT_MAX`] recipients at most, however long the queue is.
+//! the committer keeps the order. A commit that could not be made is made again, for a while also one that met a
+//! damaged row; a row that cannot be read is reported, stepped over, and looked at again when it may have been healed.
+//! Restarts within [`Budget::SERVICE`]; a restart finds everything in the queue, and what was being tried is then
+//! *uncertain*, unless its message's row says already how it ended. Memory holds [`IN_FLIGHT_MAX`] recipients at most,
+//! however long the queue is.
 //!
 //! [`Look`]: OutboundMsg::Look
 //! [`Routed`]: OutboundMsg::Routed

@@ -213,8 +213,8 @@ impl OutboundState {
     }
 }
 
-/// How the metrics name an outcome. The known providers have a word for a name; a stranger's site has dots, and there are
-/// too many of them.
+/// How the metrics name an outcome. The known providers have a word for a name; a stranger's site has dots, and there
+/// are too many of them.
 fn label(outcome: &Tried) -> ByProvider {
     let provider = match outcome.provider() {
         known if !known.contains('.') => known.to_owned(),

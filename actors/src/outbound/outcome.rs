@@ -115,8 +115,8 @@ impl Tried {
         }
     }
 
-    /// The outcome behind the final state that a message's row has for a recipient; what has expired waits
-    /// `until` then should it be younger than that after all. None where nothing was ever to be sent.
+    /// The outcome behind the final state that a message's row has for a recipient. What expired waits `until`
+    /// then, should the settings let it live longer by now. None of a state that no outcome makes final.
     pub(super) fn as_recorded(recipient: &Recipient, until: PolicyTime) -> Option<Self> {
         let (provider, reply) = (UNKNOWN.to_owned(), recipient.last_reply.clone());
         match recipient.state {
