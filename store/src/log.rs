@@ -21,7 +21,7 @@ mod open;
 pub(crate) mod segment;
 
 pub(crate) use open::exists;
-use open::written_len;
+use open::{read_head, written_len};
 use segment::{CHUNK_LEN, SECTOR, SEGMENT_HEAD_LEN, SegmentHead, SegmentReader};
 
 /// One entry of a segment's sparse index for about this many bytes.
@@ -279,7 +279,7 @@ impl Log {
         stats.collect()
     }
 
-    /// Reads every frame of a segment and checks it; how many there are.
+    /// Reads the head and every frame of a segment and checks them; how many frames there are.
     pub(crate) fn check(&self, first: u64) -> Result<u64, LogError> {
         let (name, head, end, next_seq) = {
             let state = self.read();
@@ -290,6 +290,14 @@ impl Log {
             let next_seq = after.map_or(state.next_seq, |(seq, _)| *seq);
             (segment.name.clone(), segment.head, segment.end, next_seq)
         };
+        // What was read at the opening may have rotted since, and the next opening would be refused.
+        if read_head(self.media.as_ref(), first)? != head {
+            return Err(LogError::Damaged {
+                segment: name,
+                offset: 0,
+                why: "its head is another than when it was opened",
+            });
+        }
         let in_order = |expected: u64, found: u64| {
             if head.compacted || expected == found {
                 return Ok(());

@@ -137,24 +137,39 @@ fn read_segment(media: &dyn Media, first: u64) -> Result<Segment, LogError> {
         what: "read",
         source,
     };
-    let damaged = |why| LogError::Damaged {
-        segment: name_of(first),
-        offset: 0,
-        why,
-    };
     let end = media.size(&name).map_err(failed)?;
-    let mut head = [0; 32];
-    let read = media.read_at(&name, 0, &mut head).map_err(failed)?;
-    let head = SegmentHead::parse(&head[..read]).map_err(damaged)?;
-    if head.first != first {
-        return Err(damaged("its name is not the one it was made with"));
-    }
     Ok(Segment {
+        head: read_head(media, first)?,
         name,
-        head,
         end,
         file_end: end,
         index: None,
+    })
+}
+
+/// The head of a segment, checked.
+pub(super) fn read_head(media: &dyn Media, first: u64) -> Result<SegmentHead, LogError> {
+    let name = name_of(first);
+    let mut head = [0; 32];
+    let read = match media.read_at(&name, 0, &mut head) {
+        Ok(read) => read,
+        Err(source) => {
+            return Err(LogError::Io {
+                segment: name,
+                what: "read",
+                source,
+            });
+        }
+    };
+    let parsed = SegmentHead::parse(&head[..read]).and_then(|head| {
+        let ours = head.first == first;
+        ours.then_some(head)
+            .ok_or("its name is not the one it was made with")
+    });
+    parsed.map_err(|why| LogError::Damaged {
+        segment: name,
+        offset: 0,
+        why,
     })
 }
 

@@ -362,3 +362,20 @@ fn damage_in_a_sealed_segment_is_found_by_reading_and_by_checking() {
     let firsts: Vec<u64> = log.segments().iter().map(|segment| segment.first).collect();
     assert_eq!(log.check(firsts[1]).expect("whole"), firsts[2] - firsts[1]);
 }
+
+#[test]
+fn a_head_that_rots_while_the_log_is_open_is_found_by_checking() {
+    let disk = MemDisk::new();
+    let (log, _) = open(&disk).expect("opens");
+    append(&log, 1);
+    for offset in 0..32 {
+        assert!(disk.flip(&name_of(1), offset));
+        let found = log.check(1);
+        assert!(
+            matches!(found, Err(LogError::Damaged { offset: 0, .. })),
+            "byte {offset}: {found:?}"
+        );
+        assert!(disk.flip(&name_of(1), offset));
+    }
+    assert_eq!(log.check(1).expect("whole again"), 1);
+}
