@@ -36,8 +36,9 @@ const UNDER_WAY_MAX: usize = 256;
 const HANDED_MAX: usize = 65_536;
 /// A row that is still there this long after its actor was woken is offered again.
 const AGAIN_AFTER: Duration = Duration::from_mins(1);
-/// The high-water mark of policy time is stored this often (in policy time): what a crash may set it back.
-const MARK_EVERY: Duration = Duration::from_mins(1);
+/// The high-water mark of policy time is stored at the first look when it is this old (in policy time): with the time
+/// between two looks that is a minute, what a crash may set policy time back.
+const MARK_EVERY: Duration = Duration::from_secs(30);
 /// The clock looks at least this often, so that a lost wake-up of its own heals.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
