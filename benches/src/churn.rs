@@ -5,13 +5,21 @@
 //! runs past work. The store is kept as the daemon keeps it: a backup, then compaction, then the rows written anew where
 //! that is due. Memory is that of this process, so the names and the clock of the small world count, too.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use inboxgrove::ports::SystemClock;
 use inboxgrove_model::{
-    PolicyTime,
-    ports::{Activity, Clock},
+    PolicyTime, WallTime,
+    ports::{Activity, BoxFuture, Clock},
 };
 use inboxgrove_sim::clock::FastClock;
 use tokio::runtime::Runtime;
@@ -33,6 +41,11 @@ const WARM_UP: usize = 6;
 /// Backups that are kept.
 const BACKUPS: usize = 2;
 const DAY: usize = 24;
+/// How late a sleeper may wake.
+const TICK_MILLIS: i64 = 10_000;
+const DAY_MILLIS: i64 = 86_400_000;
+/// The day that life begins on, at noon, counted from the Unix epoch's Thursday: at weekends hardly anybody writes.
+const MONDAY: i64 = 4;
 /// The months: so many days, of so many inboxes, with a backup every so many hours.
 const MONTHS_DAYS: usize = 90;
 const MONTHS_INBOXES: u32 = 40;
@@ -50,6 +63,14 @@ struct Span {
     hours: usize,
     /// The store is kept, and looked at, once in so many hours.
     kept_every: usize,
+}
+
+/// A clock whose sleepers wake at whole ticks, all of a tick together: what is due one by one is then done side by side,
+/// as on a busy machine, and a day does not take a day. While everything is set up it is exact.
+#[derive(Clone)]
+struct Ticking {
+    clock: FastClock,
+    ticks: Arc<AtomicBool>,
 }
 
 /// What the hours up to one came to.
@@ -70,6 +91,29 @@ struct Kept {
     log: f64,
 }
 
+// === impl Ticking ===
+
+impl Clock for Ticking {
+    fn policy(&self) -> PolicyTime {
+        self.clock.policy()
+    }
+
+    fn wall(&self) -> WallTime {
+        self.clock.wall()
+    }
+
+    fn sleep_until(&self, at: PolicyTime) -> BoxFuture<'static, ()> {
+        if !self.ticks.load(Ordering::Relaxed) {
+            return self.clock.sleep_until(at);
+        }
+        let ticks = at.as_millis().saturating_add(TICK_MILLIS - 1) / TICK_MILLIS;
+        let at = PolicyTime::from_millis(ticks.saturating_mul(TICK_MILLIS));
+        self.clock.sleep_until(at)
+    }
+}
+
+// === free functions ===
+
 /// Runs the bench: as many inboxes as the effort says.
 pub(crate) fn run(effort: Effort) -> Result<Section> {
     let runtime = Runtime::new().context("a runtime can be started")?;
@@ -79,7 +123,7 @@ pub(crate) fn run(effort: Effort) -> Result<Section> {
         kept_every: 1,
     }))?;
     let about = format!(
-        "{} inboxes in warmup write to each other and answer, over SMTP on loopback, for {DAY} hours of policy time, the daemon in this \
+        "{} inboxes in warmup write to each other and answer, over SMTP on loopback, for {DAY} hours of policy time from a Monday noon on, the daemon in this \
          process with a store on the disk; every hour a backup is made ({BACKUPS} are kept), the log is compacted, and the rows are written anew where it is due. Live are the \
          rows as the newest backup holds them, and the log as compaction leaves it. The slope is by least squares after {WARM_UP} hours.",
         effort.active
@@ -167,10 +211,14 @@ pub(crate) fn months(_effort: Effort) -> Result<Section> {
 async fn live(span: Span) -> Result<Vec<Hour>> {
     let inboxes = span.inboxes;
     let system = SystemClock::new(PolicyTime::default());
-    let start = system.policy();
+    let start = monday_noon_after(system.policy());
     let clock = FastClock::new(start, Arc::new(move || system.wall()));
     let activity = Activity::default();
-    let grove = Grove::start(Arc::new(clock.clone()), activity.clone()).await?;
+    let ticking = Ticking {
+        clock: clock.clone(),
+        ticks: Arc::default(),
+    };
+    let grove = Grove::start(Arc::new(ticking.clone()), activity.clone()).await?;
     // Policy time creeps on while everything is set up, so that what is due is done.
     let setting_up = {
         let (clock, activity) = (clock.clone(), activity.clone());
@@ -190,6 +238,7 @@ async fn live(span: Span) -> Result<Vec<Hour>> {
             .await?;
     }
     setting_up.abort();
+    ticking.ticks.store(true, Ordering::Relaxed);
     say(&format!("  {inboxes} inboxes are there"));
     let mut hours = Vec::new();
     let begun = clock.policy();
@@ -250,7 +299,12 @@ async fn keep(grove: &Grove, n: usize, now: PolicyTime) -> Result<Kept> {
     kept.await?
 }
 
-// === free functions ===
+/// The first noon of a Monday (UTC) of a later day than this.
+fn monday_noon_after(now: PolicyTime) -> PolicyTime {
+    let tomorrow = now.utc_day() + 1;
+    let monday = tomorrow + (MONDAY - tomorrow).rem_euclid(7);
+    PolicyTime::from_millis(monday * DAY_MILLIS + DAY_MILLIS / 2)
+}
 
 /// By how much a series rises a step, by least squares.
 fn slope(series: &[f64]) -> f64 {
@@ -301,6 +355,15 @@ fn bytes_of(folder: &Path) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn life_begins_on_a_monday() {
+        // 1970-01-05 and 2026-11-30 are Mondays.
+        for (now, monday) in [(0, 4), (3, 4), (4, 11), (20_786, 20_787), (20_787, 20_794)] {
+            let noon = monday_noon_after(PolicyTime::from_millis(now * DAY_MILLIS + 5));
+            assert_eq!(noon.as_millis(), monday * DAY_MILLIS + DAY_MILLIS / 2);
+        }
+    }
 
     #[test]
     fn a_slope_is_what_a_step_adds() {

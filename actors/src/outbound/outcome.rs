@@ -321,6 +321,40 @@ mod tests {
     }
 
     #[test]
+    fn what_a_row_has_recorded_settles_to_the_same_state() {
+        let late = 6 * 86_400_000;
+        let mut recipient = Recipient {
+            address: "a@b.example".parse().expect("an address"),
+            state: RecipientState::Queued,
+            attempts: 9,
+            last_reply: "what the server said".to_owned(),
+        };
+        for state in [
+            RecipientState::Delivered,
+            RecipientState::Bounced(BounceClass::Recipient),
+            RecipientState::Bounced(BounceClass::Infrastructure),
+            RecipientState::Bounced(BounceClass::Content),
+            RecipientState::Suppressed,
+            RecipientState::Expired,
+        ] {
+            recipient.state = state;
+            let recorded = Tried::as_recorded(&recipient, PolicyTime::from_millis(late));
+            let outcome = recorded.expect("a final state has an outcome");
+            let next = step(9, &outcome, late);
+            assert_eq!((next.state, next.due_at), (state, None));
+        }
+        for state in [
+            RecipientState::Queued,
+            RecipientState::Attempting,
+            RecipientState::Uncertain,
+            RecipientState::Received,
+        ] {
+            recipient.state = state;
+            assert!(Tried::as_recorded(&recipient, PolicyTime::default()).is_none());
+        }
+    }
+
+    #[test]
     fn a_wait_of_our_own_costs_no_attempt_and_ends_when_it_said() {
         let until = PolicyTime::from_millis(3_600_000);
         let waiting = Tried::Waiting {
