@@ -21,6 +21,7 @@ use inboxgrove_model::{
     PolicyTime, WallTime,
     ports::{Activity, BoxFuture, Clock},
 };
+use inboxgrove_policy::zone::weekday;
 use inboxgrove_sim::clock::FastClock;
 use tokio::runtime::Runtime;
 
@@ -44,8 +45,6 @@ const DAY: usize = 24;
 /// How late a sleeper may wake.
 const TICK_MILLIS: i64 = 10_000;
 const DAY_MILLIS: i64 = 86_400_000;
-/// The day that life begins on, at noon, counted from the Unix epoch's Thursday: at weekends hardly anybody writes.
-const MONDAY: i64 = 4;
 /// The months: so many days, of so many inboxes, with a backup every so many hours.
 const MONTHS_DAYS: usize = 90;
 const MONTHS_INBOXES: u32 = 40;
@@ -299,10 +298,12 @@ async fn keep(grove: &Grove, n: usize, now: PolicyTime) -> Result<Kept> {
     kept.await?
 }
 
-/// The first noon of a Monday (UTC) of a later day than this.
+/// The noon (UTC) of the first Monday after today: at weekends hardly anybody writes.
 fn monday_noon_after(now: PolicyTime) -> PolicyTime {
-    let tomorrow = now.utc_day() + 1;
-    let monday = tomorrow + (MONDAY - tomorrow).rem_euclid(7);
+    let mut later = now.utc_day() + 1..;
+    let monday = later
+        .find(|day| weekday(*day) == 0)
+        .expect("a Monday comes");
     PolicyTime::from_millis(monday * DAY_MILLIS + DAY_MILLIS / 2)
 }
 

@@ -149,25 +149,26 @@ fn read_segment(media: &dyn Media, first: u64) -> Result<Segment, LogError> {
 
 /// The head of a segment, checked.
 pub(super) fn read_head(media: &dyn Media, first: u64) -> Result<SegmentHead, LogError> {
-    let name = name_of(first);
+    let segment = name_of(first);
     let mut head = [0; 32];
-    let read = match media.read_at(&name, 0, &mut head) {
+    let read = match media.read_at(&segment, 0, &mut head) {
         Ok(read) => read,
         Err(source) => {
+            let what = "read the head of";
             return Err(LogError::Io {
-                segment: name,
-                what: "read",
+                segment,
+                what,
                 source,
             });
         }
     };
-    let parsed = SegmentHead::parse(&head[..read]).and_then(|head| {
-        let ours = head.first == first;
-        ours.then_some(head)
-            .ok_or("its name is not the one it was made with")
-    });
-    parsed.map_err(|why| LogError::Damaged {
-        segment: name,
+    let why = match SegmentHead::parse(&head[..read]) {
+        Ok(head) if head.first == first => return Ok(head),
+        Ok(_) => "its name is not the one it was made with",
+        Err(why) => why,
+    };
+    Err(LogError::Damaged {
+        segment,
         offset: 0,
         why,
     })
